@@ -156,6 +156,28 @@ impl Cluster {
         Self { members, names: Some(names) }.started().await
     }
 
+    /// Starts a blank node, which waits for a cluster.
+    pub fn blank(
+        programs: &Programs,
+        dir: &Path,
+        ports: &mut Ports,
+        options: &HeliosdOptions,
+    ) -> Result<Member> {
+        let [client, peer, grpc, metrics, gateway] = ports.take()?;
+        let heliosd = HeliosdPorts { client, peer, grpc, metrics, gateway };
+        let arguments = vec!["--config".to_owned(), "node.yaml".to_owned()];
+        let mut server = Server::new(dir, "blank", &programs.heliosd, arguments)?;
+        let config = options.config("blank", heliosd, "bootstrap: operator");
+        std::fs::write(server.dir.join("node.yaml"), config)?;
+        server.start()?;
+        Ok(Member {
+            server,
+            ports: vec![(Protocol::Redis, client), (Protocol::HeliosGrpc, grpc)],
+            health: Some(metrics),
+            heliosd: Some(heliosd),
+        })
+    }
+
     pub async fn etcd(
         programs: &Programs,
         dir: &Path,

@@ -9,7 +9,7 @@ use rand::{Rng, SeedableRng};
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 
-use crate::client::{Client, Operation};
+use crate::client::{Client, Operation, Protocol};
 use crate::cluster::{Cluster, Counters};
 use crate::machine;
 use crate::server::cpu_of;
@@ -52,6 +52,28 @@ pub fn value() -> Bytes {
     (0..VALUE_BYTES).map(|_| rng.random_range(b' '..=b'~')).collect()
 }
 
+/// Bytes of which [`Values`] are parts: more than the window of a compressor.
+const POOL_BYTES: usize = 16 << 20;
+
+/// Values that differ, and that no compressor makes smaller.
+#[derive(Clone)]
+pub struct Values(Bytes);
+
+impl Values {
+    pub fn new() -> Self {
+        let mut pool = vec![0; POOL_BYTES];
+        StdRng::seed_from_u64(1).fill(&mut pool[..]);
+        Self(pool.into())
+    }
+
+    /// Returns the value of the key with this number.
+    pub fn of(&self, number: u64) -> &[u8] {
+        // The golden ratio spreads neighbours over the pool.
+        let at = number.wrapping_mul(0x9e37_79b9_7f4a_7c15) % (POOL_BYTES - VALUE_BYTES) as u64;
+        &self.0[at as usize..][..VALUE_BYTES]
+    }
+}
+
 /// Writes the first `keys` keys once.
 pub async fn fill(clients: Vec<Client>, keys: u64) -> Result<()> {
     let count = clients.len() as u64;
@@ -69,6 +91,20 @@ pub async fn fill(clients: Vec<Client>, keys: u64) -> Result<()> {
         ended??;
     }
     Ok(())
+}
+
+/// Runs closed-loop clients at the leader for `period`.
+pub async fn many_clients(
+    cluster: &Cluster,
+    operation: Operation,
+    clients: usize,
+    keys: u64,
+    period: Duration,
+) -> Result<Round> {
+    let leader = cluster.leader().await?;
+    let port = cluster.members[leader].port(Protocol::Redis)?;
+    let clients = Client::connect_many(Protocol::Redis, port, clients, clients).await?;
+    round(cluster, leader, clients, operation, keys, period).await
 }
 
 /// Drives `clients` for `period`; the other systems on the machine are idle meanwhile.

@@ -1,6 +1,7 @@
 //! `make bench`: compares heliosd, etcd and Redis, on one disk, by the same client, in turns. `make bench-scale`:
-//! measures the costs of heliosd at a number of keys.
+//! measures the costs of heliosd at a number of keys; the part `backup` those of backups.
 
+mod backup;
 mod cgroup;
 mod client;
 mod cluster;
@@ -36,7 +37,7 @@ use crate::report::Report;
 struct Args {
     #[command(flatten)]
     programs: Programs,
-    /// Parts to measure: speed, gap, million, scale
+    /// Parts to measure: speed, gap, million, scale, backup
     #[arg(long, value_delimiter = ',', default_value = "speed,gap")]
     parts: Vec<Part>,
     #[command(flatten)]
@@ -47,7 +48,9 @@ struct Args {
     million: million::Options,
     #[command(flatten)]
     scale: scale::Options,
-    /// Number of keys of the parts speed and scale; by default 100000 and 5000000. All exist before the first measurement
+    #[command(flatten)]
+    backup: backup::Options,
+    /// Number of keys of the parts speed, scale and backup; by default 100000, 5000000 and 1 GiB of keys and values. All exist before the first measurement
     #[arg(long, value_parser = clap::value_parser!(u64).range(1..))]
     keys: Option<u64>,
     /// Directory for the members' data during the run; not in memory
@@ -71,6 +74,8 @@ enum Part {
     Million,
     /// Costs of heliosd at a number of keys
     Scale,
+    /// Costs of backups: for writers, in age, in time
+    Backup,
 }
 
 impl Part {
@@ -116,6 +121,9 @@ async fn run(args: &Args) -> Result<()> {
             Part::Million => million::measure(&args.million, &args.programs, dir.path(), &mut ports).await?,
             Part::Scale => {
                 scale::measure(&args.scale, args.keys, &args.programs, dir.path(), &mut ports).await?
+            }
+            Part::Backup => {
+                backup::measure(&args.backup, args.keys, &args.programs, dir.path(), &mut ports).await?
             }
         };
         println!("{section}");

@@ -12,7 +12,7 @@ use tokio::time::{Instant, sleep_until, timeout};
 
 use crate::client::{Protocol, Resp};
 use crate::cluster::Cluster;
-use crate::load::{key, percentile, value};
+use crate::load::{Values, key, percentile};
 use crate::say;
 
 pub const CONNECTIONS: u64 = 16;
@@ -100,14 +100,16 @@ impl Writers {
         for _ in 0..CONNECTIONS {
             clients.push(Resp::connect(port).await?);
         }
+        let values = Values::new();
         let answers = Arc::new(Mutex::new(Answers::new(Instant::now())));
         let stop = Arc::new(AtomicBool::new(false));
         let mut tasks = JoinSet::new();
         for (number, client) in (0..).zip(clients) {
-            let (answers, stop) = (Arc::clone(&answers), Arc::clone(&stop));
+            let writer =
+                Writer { client, number, keys, values: values.clone(), answers: Arc::clone(&answers) };
             match order {
-                Order::Once => tasks.spawn(write_once(client, number, keys, answers)),
-                Order::Random => tasks.spawn(overwrite(client, number, keys, answers, stop)),
+                Order::Once => tasks.spawn(writer.write_once()),
+                Order::Random => tasks.spawn(writer.overwrite(Arc::clone(&stop))),
             };
         }
         Ok(Self { stop, answers, tasks })
@@ -166,47 +168,53 @@ pub async fn write_all(cluster: &Cluster, keys: u64) -> Result<Answers> {
     writers.finish().await
 }
 
-async fn write_once(mut client: Resp, number: u64, keys: u64, answers: Shared) -> Result<()> {
-    for start in (number * PIPELINE..keys).step_by((CONNECTIONS * PIPELINE) as usize) {
-        let keys: Vec<_> = (start..keys.min(start + PIPELINE)).map(key).collect();
-        pipeline(&mut client, &keys, &answers).await?;
-    }
-    Ok(())
-}
-
-async fn overwrite(
-    mut client: Resp,
+/// The writer of one connection.
+struct Writer {
+    client: Resp,
     number: u64,
     keys: u64,
+    values: Values,
     answers: Shared,
-    stop: Arc<AtomicBool>,
-) -> Result<()> {
-    let mut rng = StdRng::seed_from_u64(number);
-    while !stop.load(Ordering::Relaxed) {
-        let keys: Vec<_> = (0..PIPELINE).map(|_| key(rng.random_range(0..keys))).collect();
-        pipeline(&mut client, &keys, &answers).await?;
-    }
-    Ok(())
 }
 
-/// Writes the keys, and again while one of them is refused.
-async fn pipeline<K: AsRef<[u8]>>(client: &mut Resp, keys: &[K], answers: &Shared) -> Result<()> {
-    let value = value();
-    let sent = Instant::now();
-    loop {
-        let writing = client.set_each(keys, &value, || locked(answers).acknowledge(Instant::now()));
-        let Ok(refused) = timeout(PATIENCE, writing).await else {
-            bail!("a pipeline was not answered within {PATIENCE:?}");
-        };
-        let Some(error) = refused? else { break };
-        if sent.elapsed() > PATIENCE {
-            bail!("writes were refused for {PATIENCE:?}: {error}");
+impl Writer {
+    async fn write_once(mut self) -> Result<()> {
+        for start in (self.number * PIPELINE..self.keys).step_by((CONNECTIONS * PIPELINE) as usize) {
+            let numbers: Vec<_> = (start..self.keys.min(start + PIPELINE)).collect();
+            self.pipeline(&numbers).await?;
         }
-        locked(answers).retries += 1;
-        tokio::time::sleep(RETRY_PAUSE).await;
+        Ok(())
     }
-    locked(answers).pipelines.push(sent.elapsed());
-    Ok(())
+
+    async fn overwrite(mut self, stop: Arc<AtomicBool>) -> Result<()> {
+        let mut rng = StdRng::seed_from_u64(self.number);
+        while !stop.load(Ordering::Relaxed) {
+            let numbers: Vec<_> = (0..PIPELINE).map(|_| rng.random_range(0..self.keys)).collect();
+            self.pipeline(&numbers).await?;
+        }
+        Ok(())
+    }
+
+    /// Writes the keys, and again while one of them is refused.
+    async fn pipeline(&mut self, numbers: &[u64]) -> Result<()> {
+        let pairs: Vec<_> = numbers.iter().map(|number| (key(*number), self.values.of(*number))).collect();
+        let answers = &self.answers;
+        let sent = Instant::now();
+        loop {
+            let writing = self.client.set_each(&pairs, || locked(answers).acknowledge(Instant::now()));
+            let Ok(refused) = timeout(PATIENCE, writing).await else {
+                bail!("a pipeline was not answered within {PATIENCE:?}");
+            };
+            let Some(error) = refused? else { break };
+            if sent.elapsed() > PATIENCE {
+                bail!("writes were refused for {PATIENCE:?}: {error}");
+            }
+            locked(answers).retries += 1;
+            tokio::time::sleep(RETRY_PAUSE).await;
+        }
+        locked(answers).pipelines.push(sent.elapsed());
+        Ok(())
+    }
 }
 
 #[cfg(test)]

@@ -1,13 +1,13 @@
 //! Costs of heliosd at a number of keys: load, memory, disk, overwrites, restarts, a lost disk, a member that was
 //! stopped, and a memory limit.
 
-mod figures;
+pub mod figures;
 mod limited;
 mod loopback;
 mod management;
 mod replacement;
 mod restart;
-mod sizes;
+pub mod sizes;
 mod stopped;
 mod writes;
 

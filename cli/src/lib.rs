@@ -4,6 +4,7 @@
 mod archive;
 mod args;
 mod backup;
+mod backup_view;
 mod certs;
 mod check;
 mod complete;

@@ -22,7 +22,7 @@ impl Colour {
     }
 }
 
-/// Returns a head line, the members, their usage, the operation and conditions, and as the last line the verdict.
+/// Returns a head line, the members, their usage, the operation, backups and conditions, and as the last line the verdict.
 pub fn status(cluster: &ClusterView, now: Timestamp, colour: Colour) -> String {
     let mut text = head(cluster) + "\n";
     if !cluster.members.is_empty() {
@@ -46,6 +46,7 @@ pub fn status(cluster: &ClusterView, now: Timestamp, colour: Colour) -> String {
         .operation
         .iter()
         .map(|operation| format!("Under way: {}", operation_line(operation, now)))
+        .chain(cluster.backup.iter().map(|backup| backup.line(now)))
         .chain(cluster.conditions.iter().map(condition_line))
         .collect();
     if !facts.is_empty() {

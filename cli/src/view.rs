@@ -3,6 +3,7 @@
 use jiff::Timestamp;
 use serde::Serialize;
 
+use crate::backup_view::BackupView;
 use crate::usage::UsageView;
 
 /// Health of a cluster in one word, ordered from best to worst; it determines the exit code.
@@ -72,6 +73,9 @@ pub struct ClusterView {
     pub members: Vec<MemberView>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub operation: Option<OperationView>,
+    /// `None` for a cluster without backups, and when members are asked directly.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub backup: Option<BackupView>,
     /// Conditions that deviate from the normal state.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub conditions: Vec<ConditionView>,

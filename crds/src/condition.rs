@@ -18,6 +18,8 @@ pub enum ConditionType {
     /// Conditions of a HeliosCluster with spec.backup.
     Archiving,
     BackupHealthy,
+    /// Condition of a HeliosScheduledBackup with spec.drill, and of the HeliosCluster that it backs up.
+    RestoreVerified,
     /// Condition of a HeliosBackupStore.
     Encrypted,
     /// Condition of a HeliosClient.
@@ -118,6 +120,10 @@ pub enum Reason {
     Scheduled,
     Suspended,
     InvalidSchedule,
+    // Drills.
+    DrillPassed,
+    DrillFailed,
+    NoDrill,
     // Of a HeliosClient.
     Granted,
     ClusterNotFound,

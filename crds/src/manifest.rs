@@ -80,7 +80,19 @@ fn shorten_borrowed(spec: &mut Value) {
     }
     let selector = "/properties/clients/properties/allow/items/properties/namespaceSelector/properties";
     if let Some(selector) = spec.pointer_mut(selector) {
-        first_sentences(selector);
+        without_descriptions(selector);
+    }
+}
+
+/// Removes the descriptions of a label selector, which every user of Kubernetes knows.
+fn without_descriptions(schema: &mut Value) {
+    match schema {
+        Value::Object(fields) => {
+            fields.retain(|name, value| name != "description" || !value.is_string());
+            fields.values_mut().for_each(without_descriptions);
+        }
+        Value::Array(items) => items.iter_mut().for_each(without_descriptions),
+        _ => {}
     }
 }
 

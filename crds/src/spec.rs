@@ -37,6 +37,9 @@ use crate::status::HeliosClusterStatus;
     printcolumn(name = "Status", type_ = "string", json_path = ".status.phase", description = "What the operator sees or does"),
     printcolumn(name = "Last Backup", type_ = "date", json_path = ".status.backup.lastBackup.finishedAt", description = "Age of the newest base", priority = 1),
     printcolumn(name = "Archived", type_ = "date", json_path = ".status.backup.archivedAt", description = "Age of the newest archived write", priority = 1),
+    printcolumn(name = "Lag", type_ = "integer", json_path = ".status.backup.lagSeconds", description = "Age of the oldest write that is not archived, seconds", priority = 1),
+    printcolumn(name = "Verified", type_ = "date", json_path = ".status.backup.lastVerifiedRestore.at", description = "Age of the last verified restore", priority = 1),
+    printcolumn(name = "Restore", type_ = "string", json_path = ".status.backup.lastVerifiedRestore.took", description = "Duration of that restore", priority = 1),
     printcolumn(name = "Age", type_ = "date", json_path = ".metadata.creationTimestamp"),
     validation = Rule::new("size(self.metadata.name) <= 40 && self.metadata.name.matches('^[a-z]([-a-z0-9]*[a-z0-9])?$')")
         .message("metadata.name: write at most 40 characters, lower-case letters, digits and '-', beginning with a letter; pods and Services are named after it"),

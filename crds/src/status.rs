@@ -83,7 +83,7 @@ pub struct HeliosClusterStatus {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub backup: Option<ClusterBackupStatus>,
 
-    /// Ready, Available, Progressing, Degraded, FaultToleranceReduced and NearLimit; with spec.backup also Archiving and BackupHealthy.
+    /// Ready, Available, Progressing, Degraded, FaultToleranceReduced and NearLimit; with spec.backup also Archiving and BackupHealthy, and RestoreVerified with drills.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["type"]))]
     pub conditions: Vec<Condition>,

@@ -2,7 +2,8 @@
 #![allow(clippy::unwrap_used)]
 
 use helios_crds::{
-    HeliosBackup, HeliosBackupStore, HeliosCluster, HeliosScheduledBackup, RetentionSpec, manifests,
+    HeliosBackup, HeliosBackupStore, HeliosCluster, HeliosScheduledBackup, HeliosScheduledBackupStatus,
+    RetentionSpec, manifests,
 };
 use serde_json::{Value, json};
 
@@ -96,6 +97,34 @@ fn backup_of_a_cluster_archives_every_five_seconds_by_default() {
     let found = cluster(json!({ "backup": { "store": "nightly" } })).spec.backup.unwrap();
     assert!(found.archive);
     assert_eq!((&*found.flush_interval, &*found.base_interval), ("5s", "24h"));
+}
+
+#[test]
+fn drill_of_a_schedule_restores_the_latest_state_within_an_hour_by_default() {
+    let spec = |drill: Value| -> HeliosScheduledBackup {
+        let spec = json!({ "schedule": "0 3 * * *", "backup": { "cluster": "demo" }, "drill": drill });
+        HeliosScheduledBackup::new("nightly", serde_json::from_value(spec).unwrap())
+    };
+    let found = spec(json!({ "schedule": "0 5 * * *" }));
+    found.validate_cel().unwrap();
+    let found = found.spec.drill.unwrap();
+    assert_eq!((found.target, found.job, found.keep_on_failure), (None, None, false));
+    assert_eq!(found.deadline, "1h");
+    let job = json!({ "image": "redis:7", "command": ["sh", "-c", "true"] });
+    let all = json!({ "schedule": "0 5 * * *", "target": { "age": "12h" }, "job": job, "deadline": "20m" });
+    spec(all).validate_cel().unwrap();
+}
+
+/// The phase of another version is kept as it is, and does not make the resource unreadable.
+#[test]
+fn phase_of_a_drill_of_another_version_is_readable() {
+    let running = json!({
+        "cluster": "nightly-drill-1", "phase": "Polishing",
+        "startedAt": "2026-11-21T05:00:00Z", "deadline": "2026-11-21T06:00:00Z",
+    });
+    let status: HeliosScheduledBackupStatus =
+        serde_json::from_value(json!({ "drill": { "running": running } })).unwrap();
+    assert_eq!(serde_json::to_value(status.drill.unwrap().running.unwrap()).unwrap(), running);
 }
 
 fn recovery(recovery: Value) -> HeliosCluster {

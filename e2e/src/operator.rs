@@ -14,6 +14,7 @@ const NAMESPACE: &str = "helios-system";
 const CHART: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../helm/helios-operator");
 const SELECTOR: &str = "app.kubernetes.io/name=helios-operator,app.kubernetes.io/component=operator";
 const TIMEOUT: &str = "--timeout=120s";
+const METRICS_PORT: u16 = 8080;
 
 pub struct Operator {
     kubectl: Kubectl,
@@ -182,6 +183,22 @@ impl Operator {
         let replicas = format!("--replicas={replicas}");
         self.kubectl.run(&["scale", "deployment", "--selector", SELECTOR, &replicas])?;
         Ok(())
+    }
+
+    /// Returns the value of the metric `name` about `cluster`, as the operator that holds the lease has it.
+    ///
+    /// # Errors
+    /// When the API server or the operator does not answer.
+    pub fn metric(&self, name: &str, namespace: &str, cluster: &str) -> anyhow::Result<Option<f64>> {
+        let prefix = format!("{name}{{namespace=\"{namespace}\",cluster=\"{cluster}\"}} ");
+        let pods: Vec<Pod> = self.kubectl.list("pods", SELECTOR)?;
+        for pod in &pods {
+            let text = self.kubectl.http_get(&pods::name(pod), METRICS_PORT, "metrics")?;
+            if let Some(value) = text.lines().find_map(|line| line.strip_prefix(&prefix)) {
+                return Ok(Some(value.parse()?));
+            }
+        }
+        Ok(None)
     }
 
     /// Returns the last lines of the operator's log, for the diagnosis of a failure.

@@ -10,8 +10,8 @@ use tokio::signal::unix::{SignalKind, signal};
 
 use crate::app::App;
 use crate::config::{Config, DevArgs, InitialMember, Settings};
-use crate::logging;
 use crate::scratch::ScratchDir;
+use crate::{logging, memory};
 
 const READY_TIMEOUT: Duration = Duration::from_secs(30);
 /// Default log filter. The members start one after another, so each first cannot reach the next: that is not worth a
@@ -87,6 +87,9 @@ fn member_settings(args: &DevArgs, data_dir: &Path, index: u16) -> anyhow::Resul
     config.listen.client = format!("127.0.0.1:{}", args.port + index);
     config.listen.peer = peer(index);
     config.raft.segment_bytes = Some(SEGMENT_BYTES);
+    if let Some(limit_bytes) = memory::limit_bytes() {
+        config.fit_memory(limit_bytes / u64::from(args.members));
+    }
     // The default ports of the other services move with the client port.
     Ok(config.try_into()?)
 }

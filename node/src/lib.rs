@@ -26,7 +26,7 @@ mod inner_runtime;
 mod limit_table;
 pub mod logging;
 mod management;
-mod memory;
+pub mod memory;
 pub mod node;
 mod peer;
 mod reload;

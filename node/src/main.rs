@@ -12,7 +12,7 @@ use helios_node::config::{
     self, Cli, CommandLine, ConfigAction, ConfigError, RunArgs, Settings, Source, VerifyArgs,
 };
 use helios_node::error::Error;
-use helios_node::{descriptors, dev, logging, verify};
+use helios_node::{descriptors, dev, logging, memory, verify};
 use tokio::signal::unix::{SignalKind, signal};
 
 #[cfg(feature = "archive")]
@@ -177,7 +177,11 @@ fn start_again() -> ExitCode {
 }
 
 fn settings(source: &Source) -> Result<Settings, ConfigError> {
-    source.load()?.try_into()
+    let mut config = source.load()?;
+    if let Some(limit_bytes) = memory::limit_bytes() {
+        config.fit_memory(limit_bytes);
+    }
+    config.try_into()
 }
 
 fn fail(code: u8, message: &str) -> ExitCode {

@@ -1,10 +1,11 @@
 //! The memory that this process may use, and that it uses.
 
 use std::fs;
+use std::path::{Path, PathBuf};
 
-/// Limit of the memory cgroup: version 2, then version 1. The files show the limit of the container, because each has
-/// its own cgroup namespace.
-const LIMITS: [&str; 2] = ["/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes"];
+/// Mount points and names of the limit of a memory cgroup: version 2, then version 1.
+const LIMITS: [(&str, &str); 2] =
+    [("/sys/fs/cgroup", "memory.max"), ("/sys/fs/cgroup/memory", "memory.limit_in_bytes")];
 /// Cache of the state engine without a limit, bytes.
 const UNLIMITED_CACHE_BYTES: u64 = 128 << 20;
 const MIN_CACHE_BYTES: u64 = 16 << 20;
@@ -15,9 +16,28 @@ pub fn default_cache_bytes() -> u64 {
     cache_bytes(limit_bytes())
 }
 
-/// Returns the memory limit of the container; `None` without one.
+/// Returns the memory limit of the container, or of the service or session that this process belongs to; `None` without
+/// one.
 pub fn limit_bytes() -> Option<u64> {
-    LIMITS.iter().find_map(|path| fs::read_to_string(path).ok()).and_then(|limit| parse_limit(&limit))
+    let groups = fs::read_to_string("/proc/self/cgroup").unwrap_or_default();
+    let paths = LIMITS.into_iter().zip(groups_of(&groups)).flat_map(|((mount, name), group)| {
+        let above = group.as_deref().unwrap_or(Path::new("/")).ancestors().map(Path::to_owned);
+        let below_root = |group: PathBuf| group.strip_prefix("/").map_or(group.clone(), Path::to_owned);
+        above.map(move |group| Path::new(mount).join(below_root(group)).join(name)).collect::<Vec<_>>()
+    });
+    paths.filter_map(|path| parse_limit(&fs::read_to_string(path).ok()?)).min()
+}
+
+/// Returns the memory cgroups of this process in `/proc/self/cgroup`, of version 2 and of version 1. In a container that is
+/// mostly `/`, because each has its own cgroup namespace.
+fn groups_of(content: &str) -> [Option<PathBuf>; 2] {
+    let group_of = |wanted: &str| {
+        content.lines().find_map(|line| {
+            let (controllers, path) = line.split_once(':')?.1.split_once(':')?;
+            controllers.split(',').any(|controller| controller == wanted).then(|| PathBuf::from(path))
+        })
+    };
+    [group_of(""), group_of("memory")]
 }
 
 /// Returns the memory of this process that the kernel cannot take back, bytes: without the page cache, in which files
@@ -54,6 +74,14 @@ mod tests {
             assert_eq!(cache(none), UNLIMITED_CACHE_BYTES);
         }
         assert_eq!(cache_bytes(None), UNLIMITED_CACHE_BYTES);
+    }
+
+    #[test]
+    fn groups_are_those_with_the_memory_controller() {
+        let both = "5:cpu,memory:/a/b\n1:name=systemd:/x\n0::/c.slice/d.service\n";
+        assert_eq!(groups_of(both), [Some("/c.slice/d.service".into()), Some("/a/b".into())]);
+        assert_eq!(groups_of("0::/\n"), [Some("/".into()), None]);
+        assert_eq!(groups_of(""), [None, None]);
     }
 
     #[test]

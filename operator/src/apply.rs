@@ -113,7 +113,10 @@ pub fn is_gone(error: &kube::Error) -> bool {
 }
 
 /// Creates `wanted`, or changes the existing object; true if it was written.
-async fn ensure<K>(client: &Client, wanted: K, found: &Slot<K>) -> Result<bool, Error>
+///
+/// # Errors
+/// When the API server rejects it.
+pub async fn ensure<K>(client: &Client, wanted: K, found: &Slot<K>) -> Result<bool, Error>
 where
     K: Resource<DynamicType = (), Scope = NamespaceResourceScope>
         + Clone

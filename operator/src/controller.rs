@@ -42,6 +42,8 @@ pub struct Context {
     pub hosts: Hosts,
     /// HeliosBackupStores of which an archiver has reported another state.
     pub stores: broadcast::Sender<Key>,
+    /// HeliosClusters of whose backups a drill has ended.
+    pub drills: broadcast::Sender<Key>,
 }
 
 /// State that the reconciles of one controller share.
@@ -59,12 +61,14 @@ pub async fn run(context: Arc<Context>, namespace: Option<String>, stop: Cancell
     let (reader, clusters) = watches::clusters(&context.client, namespace.as_deref());
     let changes = watches::changes(&context.client, namespace.as_deref(), &idle_cache);
     let stores = watches::stores(&context.client, namespace.as_deref(), reader.clone(), &idle_cache);
+    let drills = watches::reports(context.drills.subscribe(), namespace.as_deref(), &idle_cache);
     let hosts = context.hosts.changes();
     let worker = Arc::new(Worker { context, idle_cache, backoff: Backoff::default(), pace: Pace::default() });
     Controller::for_stream(clusters, reader)
         .with_config(ControllerConfig::default().concurrency(CONCURRENCY).debounce(DEBOUNCE))
         .reconcile_on(changes)
         .reconcile_on(stores)
+        .reconcile_on(drills)
         .reconcile_all_on(hosts)
         .graceful_shutdown_on(stop.cancelled_owned())
         .run(

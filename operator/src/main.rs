@@ -28,8 +28,8 @@ use tracing_subscriber::EnvFilter;
 /// Kubernetes gives, and more than the slowest step.
 const LAST_RECONCILES: Duration = Duration::from_secs(20);
 
-/// Reports about HeliosBackupStores that wait for their controller; more are dropped.
-const STORE_REPORTS: usize = 256;
+/// Reports of one controller that wait for another one; more are dropped.
+const REPORTS: usize = 256;
 
 #[tokio::main]
 async fn main() -> ExitCode {
@@ -74,7 +74,8 @@ async fn run(config: Config) -> anyhow::Result<()> {
         metrics,
         defaults,
         fence: lease.fence(),
-        stores: broadcast::channel(STORE_REPORTS).0,
+        stores: broadcast::channel(REPORTS).0,
+        drills: broadcast::channel(REPORTS).0,
     });
     let ending = CancellationToken::new();
     // A step that is half way must not meet another process's: the controllers go before the lease.

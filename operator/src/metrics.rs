@@ -216,6 +216,9 @@ alerts and dashboards of the chart are held to this page. `namespace` and `clust
             is_base_overdue: Some(false),
             last_base: moment,
             lag: Some(1.0),
+            is_drill_failed: Some(false),
+            last_verified_restore: moment,
+            restore_seconds: Some(42.0),
         };
         metrics.clusters.backup(&demo, backup);
         let rows = rows(&metrics.encode().unwrap());
@@ -247,11 +250,16 @@ alerts and dashboards of the chart are held to this page. `namespace` and `clust
         assert!(text.contains(&expiry), "{text}");
 
         assert!(!text.contains("cluster_archiving{"), "a cluster without backups: {text}");
-        let backup =
-            BackupFacts { is_archiving: Some(false), is_base_overdue: Some(true), ..BackupFacts::default() };
+        let backup = BackupFacts {
+            is_archiving: Some(false),
+            is_base_overdue: Some(true),
+            is_drill_failed: Some(true),
+            ..BackupFacts::default()
+        };
         metrics.clusters.backup(&demo, backup);
         let text = metrics.encode().unwrap();
-        for line in [format!("cluster_archiving{labels} 0"), format!("cluster_base_overdue{labels} 1")] {
+        for metric in ["archiving{} 0", "base_overdue{} 1", "drill_failed{} 1"] {
+            let line = format!("cluster_{}", metric.replace("{}", labels));
             assert!(text.contains(&line), "{text}");
         }
 

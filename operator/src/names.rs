@@ -73,6 +73,22 @@ pub fn backup_job(backup: &str) -> String {
     format!("{backup}-backup")
 }
 
+/// HeliosCluster of the drill with this number of the HeliosScheduledBackup `scheduled`, whose name is cut to the length that a
+/// HeliosCluster may have.
+pub fn drill(scheduled: &str, number: i64) -> String {
+    const LONGEST: usize = 40;
+    let end = format!("-drill-{number}");
+    // A HeliosCluster begins with a letter, which is what a name of a DNS label need not do.
+    let start = if scheduled.starts_with(|c: char| c.is_ascii_lowercase()) { "" } else { "d" };
+    let name: String = start.chars().chain(scheduled.chars()).take(LONGEST - end.len()).collect();
+    format!("{}{end}", name.trim_end_matches('-'))
+}
+
+/// Job that checks the HeliosCluster `drill`, and its NetworkPolicy.
+pub fn drill_job(drill: &str) -> String {
+    format!("{drill}-check")
+}
+
 /// Secret with the authority that signs the members' certificate; never in a pod.
 pub fn authority_secret(cluster: &str) -> String {
     format!("{cluster}-ca")
@@ -119,7 +135,7 @@ pub fn selector(cluster: &str) -> BTreeMap<String, String> {
     ])
 }
 
-/// Labels that select the pods that work for a cluster's backups: `archiver`, `backup` or `restore`. They differ from those of
+/// Labels that select the pods that work for a cluster's backups: `archiver`, `backup`, `restore` or `drill`. They differ from those of
 /// its members, so that no Service, budget or policy of the members selects them.
 pub fn worker_selector(cluster: &str, component: &str) -> BTreeMap<String, String> {
     BTreeMap::from([
@@ -179,6 +195,15 @@ mod tests {
         for stranger in ["demo", "demo-", "demo-01", "demo-x", "demo-1-2", "other-1", "demo-+1"] {
             assert_eq!(ordinal("demo", stranger), None, "{stranger}");
         }
+    }
+
+    #[test]
+    fn drill_has_a_name_that_a_cluster_may_have() {
+        assert_eq!(drill("nightly", 7), "nightly-drill-7");
+        assert_eq!(drill("9pm", 12), "d9pm-drill-12");
+        let long = drill(&format!("{}-{}", "x".repeat(31), "y".repeat(7)), 1);
+        assert_eq!(long, format!("{}-drill-1", "x".repeat(31)));
+        assert_eq!(drill(&"x".repeat(39), i64::MAX).len(), 40);
     }
 
     #[test]

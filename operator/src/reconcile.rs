@@ -142,6 +142,10 @@ impl Reconciler<'_> {
         if let Some(token) = memberships.map(|membership| membership.fencing_token).max() {
             self.context.fence.recorded(token);
         }
+        // A drill that waits for its restore is reported by its HeliosScheduledBackup, and wakes nobody.
+        if cluster.is_drill {
+            return;
+        }
         let view = View::new(cluster, seen);
         self.context.metrics.clusters.seen(self.key, Facts::of(&view), seen.security.expires);
         self.context.metrics.clusters.backup(self.key, report::backup_facts(&view));

@@ -3,6 +3,7 @@
 
 mod backup;
 mod conditions;
+mod drill;
 mod members;
 mod unappliable;
 mod usage;

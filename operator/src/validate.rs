@@ -6,7 +6,7 @@
 
 use std::time::Duration;
 
-use helios_crds::{HeliosCluster, HeliosClusterSpec, RaftPreset, RaftSpec, Reason, TlsMode};
+use helios_crds::{DRILL_LABEL, HeliosCluster, HeliosClusterSpec, RaftPreset, RaftSpec, Reason, TlsMode};
 use k8s_openapi::api::apps::v1::StatefulSet;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
 use kube::{Resource, ResourceExt};
@@ -45,6 +45,8 @@ pub struct ValidatedCluster {
     pub declines_password: bool,
     /// Why the spec in force is not the one as written.
     pub problem: Option<Problem>,
+    /// It is the one of a drill.
+    pub is_drill: bool,
     /// The spec in force; its other fields are copied into objects as they are.
     pub spec: HeliosClusterSpec,
 }
@@ -133,6 +135,7 @@ pub fn validate(
         operator_namespace: defaults.operator_namespace.clone(),
         declines_password: !cluster.spec.auth.enabled,
         problem,
+        is_drill: cluster.labels().contains_key(DRILL_LABEL),
         spec: spec.clone(),
     })
 }

@@ -18,6 +18,8 @@ use kube::runtime::reflector::{self, ObjectRef, Store};
 use kube::runtime::watcher::{self, Event};
 use kube::{Api, Client, Resource, ResourceExt};
 use serde::de::DeserializeOwned;
+use tokio::sync::broadcast;
+use tokio::sync::broadcast::error::RecvError;
 
 use crate::idle_cache::IdleCache;
 use crate::names::Key;
@@ -177,6 +179,32 @@ pub fn stores<T: Send + Sync + 'static>(
             users.iter().for_each(|cluster| idle_cache.invalidate(cluster));
             stream::iter(users.into_iter().map(|key| ObjectRef::new(&key.name).within(&key.namespace)))
         })
+}
+
+/// The clusters of `namespace` that another controller reports. `idle_cache` is invalidated as by a change.
+pub fn reports<T: Send + Sync + 'static>(
+    reports: broadcast::Receiver<Key>,
+    namespace: Option<&str>,
+    idle_cache: &Arc<IdleCache<T>>,
+) -> impl Stream<Item = ObjectRef<Watched>> + Send + 'static {
+    let (idle_cache, own) = (idle_cache.clone(), namespace.map(str::to_owned));
+    let reports = stream::unfold(reports, |mut reports| async {
+        loop {
+            match reports.recv().await {
+                Ok(key) => return Some((key, reports)),
+                // The clusters of those that are dropped are read within an hour.
+                Err(RecvError::Lagged(_)) => {}
+                Err(RecvError::Closed) => return None,
+            }
+        }
+    });
+    reports.filter_map(move |key| {
+        let is_here = own.as_ref().is_none_or(|own| *own == key.namespace);
+        if is_here {
+            idle_cache.invalidate(&key);
+        }
+        futures::future::ready(is_here.then(|| ObjectRef::new(&key.name).within(&key.namespace)))
+    })
 }
 
 fn uses(cluster: &Watched, store: &Key) -> bool {

@@ -1,8 +1,14 @@
 //! The objects of a cluster's backups match the golden file.
 #![allow(clippy::unwrap_used)]
 
-use helios_crds::{HeliosBackup, HeliosBackupStore, HeliosCluster};
-use helios_operator::build::backup::{Restore, archiver, archiver_policy, backup_job, restore_job};
+use helios_crds::{
+    DRILL_LABEL, DrillJobSpec, HeliosBackup, HeliosBackupStore, HeliosCluster, HeliosScheduledBackup,
+    RunningDrill,
+};
+use helios_operator::build::backup::{
+    Restore, archiver, archiver_policy, backup_job, backup_policy, drill_cluster, drill_job, drill_policy,
+    restore_job, restore_policy,
+};
 use helios_operator::build::{self, Shape};
 use helios_operator::validate::{Defaults, ValidatedCluster, validate};
 use k8s_openapi::api::core::v1::PodSpec;
@@ -62,6 +68,43 @@ fn restore(cluster: &ValidatedCluster, store: &HeliosBackupStore) -> k8s_openapi
     restore_job(cluster, store, recovery, &restore)
 }
 
+/// The cluster of a drill of the state of twelve hours before.
+fn drill() -> HeliosCluster {
+    let drill = json!({"schedule": "0 5 * * *", "storage": {"size": "2Gi"}});
+    let spec = json!({"schedule": "0 3 * * *", "backup": {"cluster": "demo"}, "drill": drill});
+    let mut scheduled = HeliosScheduledBackup::new("nightly", serde_json::from_value(spec).unwrap());
+    scheduled.metadata.namespace = Some("default".to_owned());
+    scheduled.metadata.uid = Some("5c0ffee0-0000-4000-8000-000000000003".to_owned());
+    let members =
+        json!({"storage": {"size": "10Gi", "storageClassName": "fast"}, "nodeSelector": {"disk": "nvme"}});
+    let mut source = HeliosCluster::new("demo", serde_json::from_value(members).unwrap());
+    source.status = Some(serde_json::from_value(json!({"clusterId": "demo-id"})).unwrap());
+    let running: RunningDrill = serde_json::from_value(json!({
+        "cluster": "nightly-drill-1", "startedAt": "2026-11-21T05:00:00Z", "deadline": "2026-11-21T06:00:00Z",
+        "target": "2026-11-20T17:00:00Z",
+    }))
+    .unwrap();
+    let owner = scheduled.controller_owner_ref(&()).unwrap();
+    drill_cluster(&scheduled, owner, &source, "nightly", &running)
+}
+
+/// The same, as the API server has it and the operator takes it.
+fn drilled() -> ValidatedCluster {
+    let mut drill = drill();
+    drill.validate_cel().unwrap();
+    drill.metadata.uid = Some("5c0ffee0-0000-4000-8000-000000000004".to_owned());
+    let defaults = Defaults {
+        node_image: Some("heliosd:0.1.0".to_owned()),
+        operator_namespace: "helios-system".to_owned(),
+    };
+    validate(&drill, None, &defaults).unwrap()
+}
+
+fn check() -> k8s_openapi::api::batch::v1::Job {
+    let job = json!({"image": "redis:7", "command": ["sh", "-c", "redis-cli -u $REDIS_URL exists orders"]});
+    drill_job(&drilled(), &serde_json::from_value::<DrillJobSpec>(job).unwrap(), 3000)
+}
+
 #[test]
 fn backup_objects_match_the_golden_file() {
     let cluster = recovering();
@@ -71,8 +114,13 @@ fn backup_objects_match_the_golden_file() {
     let rendered = [
         yaml(&archiver(&cluster, &s3(), 1).unwrap()),
         yaml(&archiver_policy(&cluster, &s3()).unwrap()),
-        yaml(&backup_job(&once, owner, &cluster, &volume)),
+        yaml(&backup_job(&once, owner.clone(), &cluster, &volume)),
+        yaml(&backup_policy(&once, owner, &cluster, &s3()).unwrap()),
         yaml(&restore(&cluster, &s3())),
+        yaml(&restore_policy(&cluster, &s3()).unwrap()),
+        yaml(&drill()),
+        yaml(&check()),
+        yaml(&drill_policy(&drilled()).unwrap()),
     ]
     .join("---\n");
     if std::env::var_os("UPDATE_GOLDEN").is_some() {
@@ -86,7 +134,7 @@ fn pods() -> Vec<PodSpec> {
     let cluster = recovering();
     let once = backup(json!({"cluster": "demo"}));
     let owner = once.controller_owner_ref(&()).unwrap();
-    let jobs = [backup_job(&once, owner, &cluster, &s3()), restore(&cluster, &s3())];
+    let jobs = [backup_job(&once, owner, &cluster, &s3()), restore(&cluster, &s3()), check()];
     let deployment = archiver(&cluster, &s3(), 1).unwrap();
     let jobs = jobs.map(|job| job.spec.unwrap().template);
     [deployment.spec.template].into_iter().chain(jobs).map(|template| template.spec.unwrap()).collect()
@@ -126,6 +174,49 @@ fn services_and_budgets_of_members_select_no_pod_of_backups() {
     for selector in selectors {
         assert!(selector.iter().any(|(key, value)| labels.get(key) != Some(value)), "{selector:?}");
     }
+}
+
+#[test]
+fn client_ports_of_a_drill_are_open_to_its_job_only() {
+    let shape = Shape { replicas: 1, template_volume_size: None };
+    let objects = build::objects(&drilled(), &shape).unwrap();
+    let rules = objects.network_policy.unwrap().spec.unwrap().ingress.unwrap();
+    let has_port = |name: &str| {
+        let of = |rule: &&k8s_openapi::api::networking::v1::NetworkPolicyIngressRule| {
+            yaml(&rule.ports).contains(&format!("port: {name}\n"))
+        };
+        rules.iter().filter(of).cloned().collect::<Vec<_>>()
+    };
+    for port in ["client", "grpc", "gateway"] {
+        let [rule] = &has_port(port)[..] else { panic!("{port}: {rules:?}") };
+        let [peer] = rule.from.as_deref().unwrap() else { panic!("{rule:?}") };
+        let selected = peer.pod_selector.clone().unwrap().match_labels.unwrap();
+        let labels = check().spec.unwrap().template.metadata.unwrap().labels.unwrap();
+        assert!(selected.iter().all(|(key, value)| labels.get(key) == Some(value)), "{selected:?}");
+    }
+    assert_eq!(has_port("metrics").len(), 1);
+    // The PodMonitor of the members leaves it out.
+    let labels = objects.stateful_set.spec.template.metadata.unwrap().labels.unwrap();
+    assert!(labels.contains_key(DRILL_LABEL));
+}
+
+#[test]
+fn restore_of_a_drill_is_recorded_in_the_store() {
+    let args = |cluster: &ValidatedCluster| {
+        restore(cluster, &s3()).spec.unwrap().template.spec.unwrap().containers[0].args.clone().unwrap()
+    };
+    let is_recorded = |cluster: &ValidatedCluster| args(cluster).contains(&"--record".to_owned());
+    assert!(is_recorded(&drilled()) && !is_recorded(&recovering()));
+}
+
+#[test]
+fn policies_are_left_out_when_the_spec_declines_them() {
+    let open = cluster(json!({"backup": {"store": "s"}, "networkPolicy": {"enabled": false}}));
+    let once = backup(json!({"cluster": "demo"}));
+    let owner = once.controller_owner_ref(&()).unwrap();
+    assert_eq!(archiver_policy(&open, &s3()), None);
+    assert_eq!(backup_policy(&once, owner, &open, &s3()), None);
+    assert_eq!(restore_policy(&open, &s3()), None);
 }
 
 #[test]

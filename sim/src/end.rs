@@ -25,6 +25,8 @@ impl World {
         self.read_all(deadline)?;
         self.wait(deadline, "agree after the last reads", Self::agree)?;
         self.compare_states()?;
+        self.archive()?;
+        self.restore()?;
         for id in &self.clients.refused {
             self.reference.check_refused(id)?;
         }

@@ -6,6 +6,7 @@
 //!
 //! The same seed gives the same run, step by step, on every machine.
 
+mod archive;
 mod clients;
 mod end;
 mod events;
@@ -19,6 +20,7 @@ mod network;
 mod plan;
 mod poison;
 mod reference;
+mod restore;
 mod workload;
 mod world;
 
@@ -57,6 +59,8 @@ pub struct Report {
     pub fetches: u64,
     /// States that a start rebuilt from a snapshot and the log.
     pub rebuilds: u64,
+    /// Nodes that were restored from the archive.
+    pub restores: u64,
     /// Requests of clients that were answered.
     pub answered: u64,
     /// Requests of clients whose outcome stayed unknown.

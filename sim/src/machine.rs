@@ -55,6 +55,8 @@ pub struct Machine {
     snapshots_rot: bool,
     /// Whether a sync is going to fail, or has failed since the process started; perhaps one of the state.
     sync_fails: bool,
+    /// Whether the last start failed because the state is lost, and waits for that of another member.
+    pub awaits_repair: bool,
     /// Reason why the disk cannot serve any more; the keeper replaces it.
     pub broken: Option<String>,
     /// Copy of disk and marker, with which `Fault::OldCopy` replaces them later.
@@ -131,6 +133,7 @@ impl Machine {
             state_rots: false,
             snapshots_rot: false,
             sync_fails: false,
+            awaits_repair: false,
             broken: None,
             backup: None,
             disks: 0,
@@ -146,6 +149,7 @@ impl Machine {
         self.broken = None;
         self.backup = None;
         (self.state_rots, self.snapshots_rot, self.sync_fails) = (false, false, false);
+        self.awaits_repair = false;
     }
 
     /// Flips a bit of the log, while no process has it open; returns whether it did. Bytes behind those that are proven
@@ -217,6 +221,7 @@ impl Machine {
             .as_ref()
             .is_some_and(|process| process.store.is_trusted() && process.store.rebuilds() == 0);
         self.sync_fails = self.disk.fails_next_sync();
+        self.awaits_repair = false;
     }
 
     /// Whether an injected fault explains that a start rebuilt its state.
@@ -231,6 +236,7 @@ impl Machine {
         self.disk = copy;
         self.marker = marker;
         self.backup = None;
+        self.awaits_repair = false;
     }
 
     /// Whether a sync failed since the last call.

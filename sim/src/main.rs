@@ -40,6 +40,7 @@ struct Sum {
     snapshots: u64,
     resumed: u64,
     repairs: u64,
+    restores: u64,
     fetches: u64,
     rebuilds: u64,
     answered: u64,
@@ -63,6 +64,7 @@ impl Sum {
         self.snapshots += report.snapshots_installed;
         self.resumed += report.snapshots_resumed;
         self.repairs += report.repairs;
+        self.restores += report.restores;
         self.fetches += report.fetches;
         self.rebuilds += report.rebuilds;
         self.answered += report.answered;
@@ -88,6 +90,7 @@ impl Sum {
         self.snapshots += other.snapshots;
         self.resumed += other.resumed;
         self.repairs += other.repairs;
+        self.restores += other.restores;
         self.fetches += other.fetches;
         self.rebuilds += other.rebuilds;
         self.answered += other.answered;
@@ -160,11 +163,12 @@ fn print(sum: &Sum, started: Instant) {
         faults.join(", ")
     );
     println!(
-        "{} elections, {} snapshots installed, {} snapshot transfers resumed, {} states fetched from another member, {} fetches of entries, {} states rebuilt, {} entries committed, {} operations answered, {} of unknown outcome",
+        "{} elections, {} snapshots installed, {} snapshot transfers resumed, {} states fetched from another member, {} restores, {} fetches of entries, {} states rebuilt, {} entries committed, {} operations answered, {} of unknown outcome",
         sum.elections,
         sum.snapshots,
         sum.resumed,
         sum.repairs,
+        sum.restores,
         sum.fetches,
         sum.rebuilds,
         sum.committed,

@@ -82,6 +82,7 @@ impl World {
         if self.now >= self.plan.horizon {
             return Ok(());
         }
+        self.archive()?;
         let fault = self.plan.faults[self.random.random_range(0..self.plan.faults.len())];
         let slot = self.random.random_range(0..self.plan.machines);
         if self.inject(fault, slot)? {

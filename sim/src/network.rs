@@ -174,7 +174,7 @@ impl World {
     /// if no member has a snapshot at `min` or above, or the stream breaks.
     pub fn repair_state(&mut self, slot: Slot, min: Base) -> Result<(), Violation> {
         let machine = &self.machines[slot];
-        if machine.process.is_some() || machine.broken.is_some() || machine.marker.removed {
+        if !machine.awaits_repair || machine.broken.is_some() || machine.marker.removed {
             return Ok(());
         }
         let Some(member) = machine.marker.member else { return Ok(()) };
@@ -203,6 +203,7 @@ impl World {
 
     pub fn plan_repair(&mut self, slot: Slot, min: Base) {
         let at = self.now + self.random.random_range(1_000..200_000);
+        self.machines[slot].awaits_repair = true;
         self.events.plan(at, Event::Repair { slot, min });
     }
 

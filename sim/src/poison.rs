@@ -12,12 +12,13 @@ use rand::Rng;
 use tokio::sync::oneshot;
 
 use crate::clients::{Ended, proposal};
-use crate::events::Slot;
+use crate::events::{Run, Slot};
 use crate::machine::Process;
 use crate::world::World;
 
 pub struct Poison {
-    /// Term of the leader that it was proposed to.
+    /// Process of the leader that it was proposed to, and its term.
+    run: Run,
     term: u64,
     answer: oneshot::Receiver<Result<Reply, Error>>,
 }
@@ -30,18 +31,27 @@ impl World {
         let Some((leader, status)) = self.leader() else { return false };
         let known = &status.membership;
         let may_change = !known.learners.is_empty() || membership::is_joint(known);
+        // A proposal waits for the end of a transfer, and may then enter the log in a later term.
+        let is_transferring = status.transfer_target.is_some();
         let process = self.machines[leader].process.as_ref();
         let is_busy = process.is_none_or(|process| process.core.is_changing() || !process.inbox.is_empty());
+        let run = process.map_or(0, |process| process.run);
         // The members report in their registration which log format they can read. Before all have registered, this
         // leader too, the next one would reject the skip.
         let can_skip = known.members.iter().all(|member| member.format >= FORMAT);
-        if self.is_poisoned() || self.forcing.is_some() || may_change || is_busy || !can_skip {
+        if self.is_poisoned()
+            || self.forcing.is_some()
+            || may_change
+            || is_transferring
+            || is_busy
+            || !can_skip
+        {
             return false;
         }
         let (waiter, answer) = oneshot::channel();
         let set = Set { key: POISON.into(), value: "deadly".into(), ..Set::default() };
         let command = Command { now_ms: 1, op: Some(Op::Set(set)), ..Command::default() };
-        self.poison = Some(Poison { term: status.term, answer });
+        self.poison = Some(Poison { run, term: status.term, answer });
         self.input(leader, Input::Propose(vec![proposal(&command, waiter)]))
     }
 
@@ -50,11 +60,17 @@ impl World {
         if self.reference.is_poisoned() {
             return true;
         }
-        let Some(Poison { term, answer }) = &mut self.poison else { return false };
+        let later_leader = self
+            .leader()
+            .and_then(|(slot, status)| Some((self.machines[slot].process.as_ref()?.run, status.term)));
+        let Some(Poison { run, term, answer }) = &mut self.poison else { return false };
         let is_refused =
             matches!(answer.try_recv(), Ok(Err(error)) if matches!(Ended::of_error(&error), Ended::Failed));
         // No entry of an earlier term follows one of a later term.
-        let is_over = self.invariants.last_committed().is_some_and(|(_, last)| last > *term);
+        let last = self.invariants.last_committed().map_or(0, |(_, last)| last);
+        // A single voter may lead in the same term again, if a failed sync lost the term with all its entries.
+        let is_led_again = later_leader.is_some_and(|(later, term)| later > *run && term == last);
+        let is_over = last > *term || is_led_again && last == *term;
         if is_refused || is_over {
             self.poison = None;
         }

@@ -38,6 +38,8 @@ pub struct Reference {
     token: u64,
     /// Index and checksum of a committed poison entry, until it is skipped.
     poison: Option<(u64, u32)>,
+    /// Index of each skipped poison entry, and of the entry that skips it.
+    skipped: Vec<(u64, u64)>,
 }
 
 struct Executed {
@@ -81,7 +83,10 @@ impl Reference {
 
     fn skip(&mut self, skip: &SkipEntry, index: u64) -> Result<(), Violation> {
         match self.poison.take() {
-            Some(poison) if poison == (skip.index, skip.crc) => Ok(()),
+            Some(poison) if poison == (skip.index, skip.crc) => {
+                self.skipped.push((poison.0, index));
+                Ok(())
+            }
             other => {
                 Err(Violation(format!("entry {index} skips {skip:?}, but the poison entry is {other:?}")))
             }
@@ -91,6 +96,12 @@ impl Reference {
     /// Whether a poison entry is committed and not skipped yet.
     pub fn is_poisoned(&self) -> bool {
         self.poison.is_some()
+    }
+
+    /// Whether a log that ends at `last` has a poison entry that it does not skip.
+    pub fn holds_poison(&self, last: u64) -> bool {
+        self.poison.is_some_and(|(poison, _)| poison <= last)
+            || self.skipped.iter().any(|(poison, skip)| (*poison..*skip).contains(&last))
     }
 
     /// Checks that no member applies a poison entry, or passes it before it is skipped.

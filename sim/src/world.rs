@@ -12,6 +12,7 @@ use helios_storage::wal::Batch;
 use rand::rngs::SmallRng;
 use rand::{Rng, SeedableRng};
 
+use crate::archive::Archive;
 use crate::clients::Clients;
 use crate::events::{Event, Events, Run, Slot};
 use crate::fingerprint::Fingerprint;
@@ -37,6 +38,7 @@ pub struct World {
     pub nemesis: Nemesis,
     pub invariants: Invariants,
     pub reference: Reference,
+    pub archive: Archive,
     pub fingerprint: Fingerprint,
     pub report: Report,
     next_run: Run,
@@ -70,6 +72,7 @@ impl World {
             nemesis: Nemesis::default(),
             invariants: Invariants::default(),
             reference: Reference::default(),
+            archive: Archive::new(seed),
             fingerprint: Fingerprint::default(),
             report: Report { seed, ..Report::default() },
             next_run: 1,

@@ -27,7 +27,7 @@ impl Resp {
     }
 
     pub async fn set(&mut self, key: &[u8], value: &[u8]) -> Result<()> {
-        let refused = self.set_each(&[key], value, || {}).await?;
+        let refused = self.set_each(&[(key, value)], || {}).await?;
         ensure!(refused.is_none(), "SET was answered by {refused:?}");
         Ok(())
     }
@@ -35,17 +35,16 @@ impl Resp {
     /// Sets every key in one pipeline, and calls `acknowledged` at each acknowledgement. Returns the last error reply.
     pub async fn set_each<K: AsRef<[u8]>>(
         &mut self,
-        keys: &[K],
-        value: &[u8],
+        pairs: &[(K, &[u8])],
         mut acknowledged: impl FnMut(),
     ) -> Result<Option<String>> {
         self.out.clear();
-        for key in keys {
+        for (key, value) in pairs {
             command(&mut self.out, &[b"SET", key.as_ref(), value]);
         }
         self.stream.write_all(&self.out).await?;
         let mut refused = None;
-        for _ in keys {
+        for _ in pairs {
             match self.reply().await? {
                 Reply::Ok => acknowledged(),
                 Reply::Error(error) => refused = Some(error),

@@ -5,10 +5,10 @@ use std::time::Duration;
 use anyhow::{Context, Result};
 
 use super::figures::{Figures, gb, gb_spread};
-use super::writes::many_clients;
 use super::{Setup, sizes};
 use crate::client::Operation;
 use crate::cluster::{Cluster, HeliosdOptions};
+use crate::load::many_clients;
 use crate::pipeline::write_all;
 use crate::ports::Ports;
 use crate::stats::short;
@@ -18,18 +18,10 @@ const HOT_KEYS: u64 = 10_000;
 const PERIOD: Duration = Duration::from_secs(10);
 /// Least limit without the option: a member holds a part of its log and of the last writes in memory.
 const LEAST_LIMIT: u64 = 128 << 20;
-/// Settings of sled and redb for a member with little memory.
-const RAFT: &str = ", max_log_bytes: 33554432";
-const STATE: &str = ", max_overlay_bytes: 67108864";
-
 pub async fn measure(setup: &Setup<'_>, ports: &mut Ports, figures: &mut Figures) -> Result<()> {
     let in_memory = without_limit(setup, ports).await?;
     let limit = setup.options.limit_memory.unwrap_or_else(|| (setup.user_bytes() / 4).max(LEAST_LIMIT));
-    let mut heliosd = HeliosdOptions { memory_bytes: Some(limit), ..setup.heliosd.clone() };
-    if setup.options.engine != "runs" {
-        heliosd.raft += RAFT;
-        heliosd.state += STATE;
-    }
+    let heliosd = HeliosdOptions { memory_bytes: Some(limit), ..setup.heliosd.clone() };
     let mut cluster = Cluster::heliosd(setup.programs, &setup.dir.join("limited"), ports, &heliosd).await?;
     let measured = under_limit(setup, &mut cluster, figures, limit, in_memory).await;
     let measured = match measured {

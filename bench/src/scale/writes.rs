@@ -7,9 +7,9 @@ use anyhow::{Context, Result};
 use super::Setup;
 use super::figures::{Figures, gb, gb_spread, ms};
 use super::sizes::{self, Sizes};
-use crate::client::{Client, Operation, Protocol};
+use crate::client::{Operation, Protocol};
 use crate::cluster::Cluster;
-use crate::load::{KEY_BYTES, Round, VALUE_BYTES, round};
+use crate::load::{KEY_BYTES, VALUE_BYTES, many_clients};
 use crate::machine;
 use crate::pipeline::{Answers, Order, Writers, write_all};
 use crate::ports::Ports;
@@ -136,18 +136,4 @@ pub async fn set_ratio(
         ">= 0.95",
     );
     Ok(())
-}
-
-/// Runs closed-loop clients at the leader for `period`.
-pub async fn many_clients(
-    cluster: &Cluster,
-    operation: Operation,
-    clients: usize,
-    keys: u64,
-    period: Duration,
-) -> Result<Round> {
-    let leader = cluster.leader().await?;
-    let port = cluster.members[leader].port(Protocol::Redis)?;
-    let clients = Client::connect_many(Protocol::Redis, port, clients, clients).await?;
-    round(cluster, leader, clients, operation, keys, period).await
 }

@@ -33,6 +33,7 @@ pub fn view(answers: &[Answer]) -> ClusterView {
         verdict: verdict(answers, leader, membership, &members),
         members,
         operation: None,
+        backup: None,
         conditions: Vec::new(),
     }
 }

@@ -10,6 +10,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use kube::ResourceExt;
 
 use super::find::CONTAINER;
+use crate::backup_view::BackupView;
 use crate::usage::UsageView;
 use crate::view::{ClusterView, ConditionView, Health, MemberView, OperationView, Verdict, quorum};
 
@@ -54,6 +55,7 @@ pub fn view(cluster: &HeliosCluster, pods: &[Pod], volumes: &[PersistentVolumeCl
             started_at: operation.started_at.0,
             deadline: operation.deadline.0,
         }),
+        backup: status.backup.as_ref().map(BackupView::from),
         conditions: status
             .conditions
             .iter()
@@ -192,7 +194,18 @@ fn says_something(condition: &Condition) -> bool {
         (_, Ok(Reason::Hibernated)) => return false,
         // As asked for, but to be known.
         (_, Ok(Reason::EvenReplicas)) => return true,
-        (Ok(ConditionType::Ready | ConditionType::Available), _) => ConditionStatus::True,
+        // The line of the backups has it.
+        (_, Ok(Reason::NoDrill)) => return false,
+        (
+            Ok(
+                ConditionType::Ready
+                | ConditionType::Available
+                | ConditionType::Archiving
+                | ConditionType::BackupHealthy
+                | ConditionType::RestoreVerified,
+            ),
+            _,
+        ) => ConditionStatus::True,
         (Ok(ConditionType::Progressing), Ok(Reason::Settled)) => ConditionStatus::False,
         (Ok(ConditionType::Progressing), _) => return true,
         _ => ConditionStatus::False,
@@ -411,6 +424,18 @@ mod tests {
                      demo-1   2.0Gi   1.0Mi   40        2m0s ago   0        8.0Gi of 10.0Gi (80%)\n\n\
                      NearLimit (VolumeNearLimit): write spec.storage.size: 15Gi or more\n";
         assert!(text.contains(usage), "{text}");
+    }
+
+    #[test]
+    fn backups_are_a_line_and_a_failed_drill_a_condition() {
+        let mut backed_up = with(healthy(), condition("Archiving", "True", "Archiving", ""));
+        backed_up["backup"] = json!({"store": "s3", "lagSeconds": 2});
+        let text = |status_: Value| status(&seen(status_, [true; 3]), NOW.parse().unwrap(), Colour(false));
+        let line = "\n\nBackups in s3: no base yet; lag 2s; no verified restore\n\nHEALTHY";
+        assert!(text(backed_up.clone()).contains(line), "{}", text(backed_up));
+        let failed = condition("RestoreVerified", "False", "DrillFailed", "nightly-drill-1");
+        let failed = text(with(backed_up, failed));
+        assert!(failed.contains("\nRestoreVerified=False (DrillFailed): nightly-drill-1\n"), "{failed}");
     }
 
     #[test]

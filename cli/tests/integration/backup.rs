@@ -17,6 +17,8 @@ use crate::dev::{Dev, ctl, free_ports, heliosd};
 use crate::process::{PATIENCE, Process, eventually};
 
 const KEYS: u64 = 40;
+/// Restores by time, and as many by index; another number in `HELIOS_TEST_RESTORES`.
+const RESTORES: u64 = 3;
 
 fn start(dir: &Path, args: &[&str]) -> Process {
     let mut command = Command::new(heliosd());
@@ -143,6 +145,13 @@ fn store_in(dir: &tempfile::TempDir) -> String {
     format!("file://{}", dir.path().join("store").display())
 }
 
+/// Number of reports of drills and verifications below `folder`.
+fn drills(folder: &Path) -> usize {
+    let entries = std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path());
+    let is_report = |path: &Path| path.parent().is_some_and(|folder| folder.ends_with("drills"));
+    entries.map(|path| if path.is_dir() { drills(&path) } else { usize::from(is_report(&path)) }).sum()
+}
+
 #[test]
 fn backup_is_created_listed_verified_and_restored_into_a_blank_node() {
     let dev = Dev::start();
@@ -181,8 +190,10 @@ fn backup_is_created_listed_verified_and_restored_into_a_blank_node() {
     assert_eq!(written["error"]["reason"], "RecoveryImpossible");
 
     let node = Blank::start();
-    let restored = json(&node.restore(&store, &["--cluster", "orders"]));
+    let restored = json(&node.restore(&store, &["--cluster", "orders", "--record"]));
     assert_eq!((&restored["digestMatches"], &restored["keys"]), (&Value::Bool(true), &Value::from(KEYS)));
+    assert_eq!((&restored["baseKeys"], &restored["baseIndex"]), (&Value::from(KEYS), &created["index"]));
+    assert_eq!(drills(dir.path()), 2, "the verification and the restore are recorded");
     assert_eq!(node.keys(), model(&writer.writes, |_| true));
     // A repeated call has the same answer, as after a lost one.
     let again = json(&node.restore(&store, &["--cluster", "orders"]));
@@ -311,7 +322,8 @@ fn archive_restores_exactly_to_random_times_and_indexes_after_kills_and_a_failed
 
     let writes = &writer.writes;
     let mut targets = Vec::new();
-    for _ in 0..3 {
+    let restores = std::env::var("HELIOS_TEST_RESTORES").map_or(RESTORES, |count| count.parse().unwrap());
+    for _ in 0..restores {
         let write = &writes[begin + random.below((writes.len() - begin) as u64) as usize];
         targets.push((
             ["--index".to_owned(), write.index.to_string()],

@@ -226,6 +226,9 @@ pub struct RestoreArgs {
     /// Plan the restore and check every object that it needs, and change nothing.
     #[arg(long)]
     pub dry_run: bool,
+    /// Record in the store that the base was restored, and whether with the right state: retention keeps the newest verified base.
+    #[arg(long, conflicts_with = "dry_run")]
+    pub record: bool,
     /// CA of the members' peer port, PEM; connections then use TLS.
     #[arg(long, value_name = "FILE")]
     pub peer_ca_file: Option<PathBuf>,

@@ -2,10 +2,14 @@
 
 use std::num::NonZeroU64;
 
-use super::ConfigError;
+use helios_state::Limits;
+
+use super::{Config, ConfigError, MemoryLimits};
 
 /// Default of `raft.max_log_bytes`.
 pub const MAX_LOG_BYTES: u64 = 512 << 20;
+/// Least value of `raft.max_log_bytes`.
+pub const MIN_LOG_BYTES: u64 = 32 << 20;
 /// Default of `raft.max_retained_log_bytes` on a large volume.
 pub const MAX_RETAINED_LOG_BYTES: u64 = 1 << 30;
 /// Default of `archive.hold`.
@@ -14,8 +18,41 @@ pub const ARCHIVE_HOLD_BYTES: u64 = 256 << 20;
 pub const MIN_CACHE_BYTES: u64 = 8 << 20;
 /// Default of `state.max_overlay_bytes`.
 pub const MAX_OVERLAY_BYTES: u64 = 256 << 20;
+/// Least value of `state.max_overlay_bytes`.
+pub const MIN_OVERLAY_BYTES: u64 = 64 << 20;
 /// Default of `state.scrub_bytes_per_second`.
 pub const SCRUB_BYTES_PER_SECOND: u64 = 8 << 20;
+
+impl Config {
+    /// Fills the limits of memory that are not written, for a process that may use `limit_bytes`: all of them together stay
+    /// below it, beside the engine's cache, which is a quarter. From 4 GiB on they are the defaults.
+    ///
+    /// Not filled: the smaller limit of unread messages of a subscriber, which counts for `client.maxmemory_clients`, too.
+    pub fn fit_memory(&mut self, limit_bytes: u64) {
+        let fill = |key: &mut Option<u64>, share: u64, least: u64, default: u64| {
+            if key.is_none() && share < default {
+                *key = Some(share.max(least));
+            }
+        };
+        let MemoryLimits { output_bytes, all_bytes, .. } = MemoryLimits::DEFAULT;
+        let Self { raft, state, client, reads, .. } = self;
+        fill(&mut raft.max_log_bytes, limit_bytes / 8, MIN_LOG_BYTES, MAX_LOG_BYTES);
+        fill(&mut state.max_overlay_bytes, limit_bytes / 16 * 3, MIN_OVERLAY_BYTES, MAX_OVERLAY_BYTES);
+        // Two large reads may run at once.
+        fill(&mut reads.max_bytes, limit_bytes / 16, 16 << 20, Limits::DEFAULT_READ.bytes);
+        // A written limit of one connection is a lower bound of the limit of all.
+        if client.output_buffer_limit.is_none() || client.maxmemory_clients.is_some() {
+            fill(&mut client.maxmemory_clients, limit_bytes / 8, 16 << 20, all_bytes as u64);
+            let most = client.maxmemory_clients.unwrap_or(all_bytes as u64);
+            fill(
+                &mut client.output_buffer_limit,
+                most.min(limit_bytes / 16),
+                most.min(8 << 20),
+                output_bytes as u64,
+            );
+        }
+    }
+}
 
 pub fn segment_bytes(wanted: Option<u64>) -> Result<u64, ConfigError> {
     const ALLOWED: std::ops::RangeInclusive<u64> = (4 << 20)..=(1 << 30);

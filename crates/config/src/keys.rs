@@ -128,7 +128,7 @@ pub const KEYS: &[Key] = &[
         "Bandwidth limit of all snapshots that a member sends, bytes: 65536 or more. Snapshots have a separate \
         connection and delay no heartbeat, so the limit protects others on the network; a member that lost its disk \
         waits longer with it."),
-    key("raft", "max_log_bytes", "`536870912`", Restart,
+    key("raft", "max_log_bytes", "512 MiB, or an eighth of the memory limit of the container if that is less, 32 MiB at least", Restart,
         "Limit of the log in memory, bytes: 33554432 or more. In memory are the entries that wait for the disk, for other \
         members or to be applied, and a cache of 32 MiB of the last ones, or of a quarter of this limit. From half of it on a \
         leader takes writes more slowly, at it none (`OVERLOADED`) but those that free room; a follower takes no entries \
@@ -146,7 +146,7 @@ pub const KEYS: &[Key] = &[
         Builds without `runs` cannot open a converted volume: write the old engine back first."),
     key("state", "cache_bytes", "a quarter of the memory limit of the container, 16 MiB to 1 GiB; 128 MiB without a limit",
         Restart, "Limit of the engine's cache, bytes: 8388608 or more."),
-    key("state", "max_overlay_bytes", "`268435456`", Restart,
+    key("state", "max_overlay_bytes", "256 MiB, or three sixteenths of the memory limit of the container if that is less, 64 MiB at least", Restart,
         "Limit of applied state that is in memory until a checkpoint writes it to disk, bytes: 67108864 or more. From \
          half of it on a leader takes writes more slowly, at it none (`OVERLOADED`) but those that free room; beyond 1.25 \
          times as much committed writes wait to be applied."),
@@ -171,7 +171,7 @@ pub const KEYS: &[Key] = &[
     key("client", "write_timeout", "`60s`", Restart,
         "Time in which a Redis client with waiting replies has to read some of them before its connection is closed; `0ms`: no \
         limit."),
-    key("client", "output_buffer_limit", "`268435456`", Restart,
+    key("client", "output_buffer_limit", "256 MiB, or a sixteenth of the memory limit of the container if that is less, 8 MiB at least", Restart,
         "Limit of unsent replies of one Redis connection, bytes, 1048576 or more: the hard limit of Redis's \
          `client-output-buffer-limit normal`. A larger reply is answered with an error, and a connection over the limit is \
          closed."),
@@ -183,7 +183,7 @@ pub const KEYS: &[Key] = &[
     key("client", "pubsub_output_buffer_limit", "`33554432`", Restart,
         "Limit of unread messages of one subscriber before its connection is closed, bytes, 1048576 or more: the hard \
          limit of Redis's `client-output-buffer-limit pubsub`."),
-    key("client", "maxmemory_clients", "`536870912`", Restart,
+    key("client", "maxmemory_clients", "512 MiB, or an eighth of the memory limit of the container if that is less, 16 MiB at least", Restart,
         "Limit of what all Redis connections hold together, bytes: unsent replies, unread messages, and requests that are not \
         complete or queued by `MULTI`, as Redis's `maxmemory-clients`. Over it, the connection that holds most is closed. \
         No less than `output_buffer_limit`."),
@@ -212,7 +212,7 @@ pub const KEYS: &[Key] = &[
     key("reads", "max_elements", "`2097152`", Restart,
         "Limit of elements that one read visits: keys, fields, members. More is refused with `BUDGET_EXCEEDED`. Writes have \
         separate limits, which are fixed ([limits](limits.md))."),
-    key("reads", "max_bytes", "`268435456`", Restart,
+    key("reads", "max_bytes", "256 MiB, or a sixteenth of the memory limit of the container if that is less, 16 MiB at least", Restart,
         "Limit of what one read visits and answers, bytes, with about 100 for each element. Two reads at once may use this much \
         memory each; lower it for a member with a small memory limit."),
     key("writes", "ack", "`majority`", Reload,

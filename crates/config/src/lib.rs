@@ -173,8 +173,8 @@ pub struct ClientSection {
     /// Time in which a client with waiting replies has to read some of them; 0: no limit.
     pub write_timeout: String,
     /// Limit of one reply, and of all unsent replies of a connection, bytes.
-    #[serde(deserialize_with = "plain::number")]
-    pub output_buffer_limit: usize,
+    #[serde(deserialize_with = "plain::some_number")]
+    pub output_buffer_limit: Option<u64>,
     /// Limit of unsent replies that a connection may exceed for `output_buffer_soft_seconds`, bytes; 0: no such limit.
     #[serde(deserialize_with = "plain::number")]
     pub output_buffer_soft_limit: usize,
@@ -184,8 +184,8 @@ pub struct ClientSection {
     #[serde(deserialize_with = "plain::number")]
     pub pubsub_output_buffer_limit: usize,
     /// Limit of what all Redis connections hold together, bytes.
-    #[serde(deserialize_with = "plain::number")]
-    pub maxmemory_clients: usize,
+    #[serde(deserialize_with = "plain::some_number")]
+    pub maxmemory_clients: Option<u64>,
     /// Letters of Redis's setting `notify-keyspace-events`.
     pub notify_keyspace_events: String,
     /// Role that `INFO`, `ROLE` and `HELLO` report for a member that forwards writes: `writable` (master) or `raft`.
@@ -206,8 +206,8 @@ pub struct ReadsSection {
     #[serde(deserialize_with = "plain::number")]
     pub max_elements: usize,
     /// Limit of what one read visits and answers, bytes.
-    #[serde(deserialize_with = "plain::number")]
-    pub max_bytes: usize,
+    #[serde(deserialize_with = "plain::some_number")]
+    pub max_bytes: Option<u64>,
 }
 
 #[derive(Debug, Clone, PartialEq, Deserialize, Serialize)]
@@ -286,11 +286,11 @@ impl Default for ClientSection {
             shutdown_delay: "0ms".into(),
             auth_timeout: "30s".into(),
             write_timeout: "60s".into(),
-            output_buffer_limit: MemoryLimits::DEFAULT.output_bytes,
+            output_buffer_limit: None,
             output_buffer_soft_limit: MemoryLimits::DEFAULT.soft_output_bytes,
             output_buffer_soft_seconds: 60,
             pubsub_output_buffer_limit: MemoryLimits::DEFAULT.pubsub_bytes,
-            maxmemory_clients: MemoryLimits::DEFAULT.all_bytes,
+            maxmemory_clients: None,
             notify_keyspace_events: String::new(),
             reported_role: "writable".into(),
             max_connections: 10_000,
@@ -303,8 +303,8 @@ impl Default for ClientSection {
 
 impl Default for ReadsSection {
     fn default() -> Self {
-        let Limits { elements, bytes, .. } = Limits::DEFAULT_READ;
-        Self { lease: lease::Lease::default(), max_elements: elements as usize, max_bytes: bytes as usize }
+        let max_elements = Limits::DEFAULT_READ.elements as usize;
+        Self { lease: lease::Lease::default(), max_elements, max_bytes: None }
     }
 }
 

@@ -8,8 +8,8 @@ use std::time::Duration;
 use helios_state::{EngineKind, EventFilter, Limits};
 
 use super::byte_limits::{
-    MAX_LOG_BYTES, MAX_OVERLAY_BYTES, MIN_CACHE_BYTES, SCRUB_BYTES_PER_SECOND, at_least, bandwidth,
-    segment_bytes,
+    MAX_LOG_BYTES, MAX_OVERLAY_BYTES, MIN_CACHE_BYTES, MIN_LOG_BYTES, MIN_OVERLAY_BYTES,
+    SCRUB_BYTES_PER_SECOND, at_least, bandwidth, segment_bytes,
 };
 use super::security::{self, ManagementIdentity, TlsFiles};
 
@@ -198,13 +198,13 @@ impl TryFrom<Config> for Settings {
                 "no limit",
             )?,
             segment_bytes: segment_bytes(raft.segment_bytes)?,
-            max_log_bytes: at_least("raft.max_log_bytes", raft.max_log_bytes, MAX_LOG_BYTES, 32 << 20)?,
+            max_log_bytes: at_least("raft.max_log_bytes", raft.max_log_bytes, MAX_LOG_BYTES, MIN_LOG_BYTES)?,
             max_retained_log_bytes: raft.max_retained_log_bytes,
             max_overlay_bytes: at_least(
                 "state.max_overlay_bytes",
                 state.max_overlay_bytes,
                 MAX_OVERLAY_BYTES,
-                64 << 20,
+                MIN_OVERLAY_BYTES,
             )?,
             engine: state.engine.as_deref().map(engine).transpose()?,
             cache_bytes: state
@@ -235,7 +235,7 @@ impl TryFrom<Config> for Settings {
             lease: lease::length(&reads.lease, timing[1])?,
             read_limits: Limits {
                 elements: positive("reads.max_elements", reads.max_elements as u64)?,
-                bytes: positive("reads.max_bytes", reads.max_bytes as u64)?,
+                bytes: positive("reads.max_bytes", reads.max_bytes.unwrap_or(Limits::DEFAULT_READ.bytes))?,
                 ..Limits::DEFAULT_READ
             },
             ack: Ack::parse(&writes.ack).ok_or_else(|| {
@@ -472,13 +472,15 @@ fn client_memory(client: &ClientSection) -> Result<MemoryLimits, ConfigError> {
         false => Err(ConfigError(format!("client.{field} {bytes}: write {least} or more"))),
     };
     let write_timeout = duration_or_none("client.write_timeout", &client.write_timeout)?;
-    let output_bytes = least("output_buffer_limit", client.output_buffer_limit, LEAST)?;
+    let or = |bytes: Option<u64>, default| bytes.map_or(default, |bytes| bytes as usize);
+    let MemoryLimits { output_bytes, all_bytes, .. } = MemoryLimits::DEFAULT;
+    let output_bytes = least("output_buffer_limit", or(client.output_buffer_limit, output_bytes), LEAST)?;
     Ok(MemoryLimits {
         output_bytes,
         soft_output_bytes: client.output_buffer_soft_limit,
         soft_time: Duration::from_secs(client.output_buffer_soft_seconds),
         pubsub_bytes: least("pubsub_output_buffer_limit", client.pubsub_output_buffer_limit, LEAST)?,
-        all_bytes: least("maxmemory_clients", client.maxmemory_clients, output_bytes)?,
+        all_bytes: least("maxmemory_clients", or(client.maxmemory_clients, all_bytes), output_bytes)?,
         write_timeout: Some(write_timeout).filter(|limit| !limit.is_zero()),
     })
 }

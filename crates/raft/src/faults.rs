@@ -218,3 +218,20 @@ pub fn is_passed_over(suspects: &Suspects, index: u64) -> bool {
 pub fn is_covered(target: usize, at: usize) -> bool {
     target == at || SeededBug::SkipTakesMore.is_on() && target + 1 == at
 }
+
+/// Whether a restore skips an entry that a later one of the archive names: always. Seeded bug:
+/// [`SeededBug::RestoreIgnoresSkip`].
+pub fn restore_skips(is_named: bool) -> bool {
+    is_named && !SeededBug::RestoreIgnoresSkip.is_on()
+}
+
+/// Whether a start removes what an interrupted restore left. Seeded bug: [`SeededBug::RestoreRemainsKept`].
+pub fn discards_restore(has_begun: bool) -> bool {
+    has_begun && !SeededBug::RestoreRemainsKept.is_on()
+}
+
+/// Whether a restore makes its last entries durable in a checkpoint: always. Seeded bug:
+/// [`SeededBug::RestoreNotCheckpointed`].
+pub fn restore_is_checkpointed() -> bool {
+    !SeededBug::RestoreNotCheckpointed.is_on()
+}

@@ -31,6 +31,7 @@ use super::suspects::Suspects;
 use super::types::{ApplyJob, Done};
 use super::unappliable;
 use super::workers::Applier;
+use crate::faults;
 use helios_state::{Applied, Driven, StateError, Store};
 use helios_storage::disk::Disk;
 use helios_storage::wal::{self, Base, Batch, LogEntry, Outline, Recovered, Wal, WalError, WalOptions};
@@ -338,7 +339,9 @@ impl Restore {
         drop(replay);
         let applied = Applied { index: first.index, term: first.term };
         store.begin_cluster(applied, restored.membership.clone().unwrap_or_default())?;
-        store.checkpoint()?;
+        if faults::restore_is_checkpointed() {
+            store.checkpoint()?;
+        }
         let hard_state = wal::HardState { term: first.term, vote: 0, commit: first.index };
         append(wal, Batch { reset: Some(first), entries: Vec::new(), hard_state: Some(hard_state) })?;
         parts.snapshots.write(store, true)?;
@@ -371,7 +374,8 @@ impl Restore {
 impl Replay {
     fn apply(&mut self, entries: Vec<Entry>) -> Result<(), Error> {
         for entry in &entries {
-            if self.skips.contains(&(entry.index, crc32c::crc32c(&entry.data))) {
+            let is_named = self.skips.contains(&(entry.index, crc32c::crc32c(&entry.data)));
+            if faults::restore_skips(is_named) {
                 self.applier.suspects.skip(entry.index);
             }
         }

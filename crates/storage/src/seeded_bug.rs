@@ -165,11 +165,17 @@ pub enum SeededBug {
     SetLacksRun,
     /// A received snapshot is not synced before Raft installs it.
     ReceivedNotSynced,
+    /// A restore applies an entry that a later one skips.
+    RestoreIgnoresSkip,
+    /// A start keeps what an interrupted restore left in the log and the state.
+    RestoreRemainsKept,
+    /// A restore ends before its last entries are in a checkpoint.
+    RestoreNotCheckpointed,
 }
 
 impl SeededBug {
     #[cfg(feature = "simulation")]
-    pub const ALL: [Self; 80] = [
+    pub const ALL: [Self; 83] = [
         Self::VoteBeforeSync,
         Self::AppendAckBeforeSync,
         Self::LeaderCountsItselfEarly,
@@ -250,6 +256,9 @@ impl SeededBug {
         Self::ClearKeepsBottom,
         Self::SetLacksRun,
         Self::ReceivedNotSynced,
+        Self::RestoreIgnoresSkip,
+        Self::RestoreRemainsKept,
+        Self::RestoreNotCheckpointed,
     ];
 
     /// Whether this bug is on in the calling thread.

@@ -106,9 +106,9 @@ pub struct ClusterBackupStatus {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub last_backup: Option<LastBackupStatus>,
 
-    /// When a restore of these backups was last verified.
+    /// The last restore of these backups that a drill verified.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub last_verified_restore: Option<Time>,
+    pub last_verified_restore: Option<VerifiedRestoreStatus>,
 
     /// Last index in the store; alone it is refreshed once a minute.
     #[serde(default)]
@@ -174,6 +174,40 @@ pub struct LastBackupStatus {
     pub member: Option<String>,
 }
 
+#[derive(JsonSchema, Serialize, Deserialize, Clone, Debug, PartialEq)]
+#[serde(rename_all = "camelCase")]
+pub struct VerifiedRestoreStatus {
+    /// When the drill ended.
+    pub at: Time,
+
+    /// HeliosScheduledBackup of the drill.
+    pub drill: String,
+
+    /// Time until the restored cluster was ready, seconds.
+    #[serde(default)]
+    pub restore_seconds: i64,
+
+    /// The same for readers, e.g. `1m12s`.
+    #[serde(default)]
+    pub took: String,
+
+    /// Base that the restore began with, as `INDEX-TERM`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub base: Option<String>,
+
+    /// Last index that was restored.
+    #[serde(default)]
+    pub index: i64,
+
+    /// Time of the entry at that index.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub as_of: Option<Time>,
+
+    /// Number of restored keys.
+    #[serde(default)]
+    pub keys: i64,
+}
+
 #[derive(JsonSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq)]
 #[serde(rename_all = "camelCase")]
 pub struct GapStatus {
@@ -230,6 +264,14 @@ pub struct RecoverySourceStatus {
     /// Id of the cluster that was backed up.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub cluster_id: Option<String>,
+
+    /// Base that the restore began with, as `INDEX-TERM`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub base: Option<String>,
+
+    /// Number of keys of that base, as it was recorded with the backup.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub base_keys: Option<i64>,
 
     /// Last index that was restored.
     #[serde(default, skip_serializing_if = "Option::is_none")]

@@ -23,6 +23,7 @@ use serde::{Deserialize, Serialize};
     printcolumn(name = "Phase", type_ = "string", json_path = ".status.phase"),
     printcolumn(name = "Index", type_ = "integer", json_path = ".status.index"),
     printcolumn(name = "Size", type_ = "string", json_path = ".status.size"),
+    printcolumn(name = "Verified", type_ = "date", json_path = ".status.verified.at", description = "Age of the last drill that restored it"),
     printcolumn(name = "Age", type_ = "date", json_path = ".metadata.creationTimestamp"),
     printcolumn(name = "Message", type_ = "string", json_path = ".status.message", priority = 1),
     validation = Rule::new("size(self.metadata.name) <= 52 && self.metadata.name.matches('^[a-z0-9]([-a-z0-9]*[a-z0-9])?$')")

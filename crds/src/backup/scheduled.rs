@@ -1,11 +1,11 @@
-//! HeliosScheduledBackup: HeliosBackups by a schedule.
+//! HeliosScheduledBackup: HeliosBackups, and drills of their restore, by a schedule.
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 use kube::{CustomResource, KubeSchema};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::BackupFrom;
+use super::{BackupFrom, DrillSpec, DrillsStatus};
 
 /// HeliosBackups by a schedule, one at a time.
 #[derive(CustomResource, KubeSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq)]
@@ -26,6 +26,9 @@ use super::BackupFrom;
     printcolumn(name = "Suspend", type_ = "boolean", json_path = ".spec.suspend"),
     printcolumn(name = "Last", type_ = "date", json_path = ".status.lastScheduleTime"),
     printcolumn(name = "Next", type_ = "string", json_path = ".status.nextScheduleTime"),
+    printcolumn(name = "Verified", type_ = "string", json_path = ".status.conditions[?(@.type=='RestoreVerified')].status", description = "The last drill passed"),
+    printcolumn(name = "Drill", type_ = "date", json_path = ".status.drill.last.finishedAt", description = "Age of the last drill", priority = 1),
+    printcolumn(name = "Restore", type_ = "string", json_path = ".status.drill.lastPassed.took", description = "Duration of the last restore that was verified", priority = 1),
     printcolumn(name = "Age", type_ = "date", json_path = ".metadata.creationTimestamp"),
     validation = Rule::new("size(self.metadata.name) <= 39 && self.metadata.name.matches('^[a-z0-9]([-a-z0-9]*[a-z0-9])?$')")
         .message("metadata.name: write at most 39 lower-case letters, digits and '-'; its HeliosBackups are named after it")
@@ -57,6 +60,10 @@ pub struct HeliosScheduledBackupSpec {
 
     /// Each of the HeliosBackups.
     pub backup: BackupTemplateSpec,
+
+    /// Regular restores into a temporary HeliosCluster, which is checked and deleted. Default: none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub drill: Option<DrillSpec>,
 }
 
 #[derive(JsonSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq)]
@@ -103,7 +110,11 @@ pub struct HeliosScheduledBackupStatus {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub last_missed_time: Option<Time>,
 
-    /// Ready.
+    /// Drills; absent without spec.drill.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub drill: Option<DrillsStatus>,
+
+    /// Ready; with spec.drill also RestoreVerified.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["type"]))]
     pub conditions: Vec<Condition>,

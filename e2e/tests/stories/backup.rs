@@ -12,8 +12,8 @@ use helios_e2e::kubectl::Kubectl;
 use helios_e2e::story::Story;
 use serde_json::{Value, json};
 
-const STORE: &str = "nightly";
-const CLAIM: &str = "backup";
+pub const STORE: &str = "nightly";
+pub const CLAIM: &str = "backup";
 /// Longest time until an acknowledged write is in the store, and the reconcile that reports it.
 const RPO: Duration = Duration::from_secs(90);
 
@@ -44,7 +44,7 @@ pub fn run(story: &Story) -> anyhow::Result<()> {
 }
 
 /// Creates a HeliosBackupStore on the volume that `claim` asks for.
-fn create_store(kubectl: &Kubectl, mut claim: Value) -> anyhow::Result<()> {
+pub fn create_store(kubectl: &Kubectl, mut claim: Value) -> anyhow::Result<()> {
     claim["accessModes"] = json!(["ReadWriteOnce"]);
     kubectl.apply(&json!({
         "apiVersion": "v1", "kind": "PersistentVolumeClaim", "metadata": {"name": CLAIM}, "spec": claim,
@@ -73,7 +73,7 @@ fn share_volume(kubectl: &Kubectl) -> anyhow::Result<String> {
     Ok(name)
 }
 
-fn await_condition(kubectl: &Kubectl, cluster: &Cluster, condition: &str) -> anyhow::Result<()> {
+pub fn await_condition(kubectl: &Kubectl, cluster: &Cluster, condition: &str) -> anyhow::Result<()> {
     Ok(kubectl.wait(&cluster.object(), &format!("condition={condition}"), PATIENCE)?)
 }
 

@@ -6,6 +6,7 @@ mod cluster_chart;
 mod delete;
 mod disk_lost;
 mod drain;
+mod drill;
 mod heliosctl;
 mod hibernate;
 mod hot_setting;
@@ -64,6 +65,7 @@ const MORE: &[(&str, Body)] = &[
     ("locked", locked::run),
     ("name_taken", name_taken::run),
     ("backup", backup::run),
+    ("drill", drill::run),
     ("client", client::run),
 ];
 

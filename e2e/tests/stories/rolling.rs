@@ -19,7 +19,7 @@ pub fn run(story: &Story) -> anyhow::Result<()> {
     let spec = json!({"raft": {"electionTimeoutMin": "400ms"}, "storage": {"engine": "sled"}});
     roll(story, &cluster, &writer, "new election timeout and engine", spec)?;
     members_converted_their_state(story, &cluster)?;
-    roll(story, &cluster, &writer, "first engine again", json!({"storage": {"engine": "runs"}}))?;
+    roll(story, &cluster, &writer, "third engine", json!({"storage": {"engine": "redb"}}))?;
     members_converted_their_state(story, &cluster)?;
     story.nothing_is_lost(writer)
 }

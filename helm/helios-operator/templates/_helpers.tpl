@@ -49,10 +49,10 @@ helm.sh/chart: {{ .Chart.Name }}-{{ .Chart.Version | replace "+" "_" }}
 
 {{- /* The operator's rights in the namespaces of clusters: each with its purpose. */ -}}
 {{- define "helios.rules" -}}
-# The spec of a cluster is read.
+# The spec of a cluster is read. The cluster of a drill is created, and deleted when the drill has ended.
 - apiGroups: [heliosdb.io]
   resources: [heliosclusters]
-  verbs: [get, list, watch]
+  verbs: [get, list, watch, create, delete]
 # The status of a cluster is written.
 - apiGroups: [heliosdb.io]
   resources: [heliosclusters/status]
@@ -112,7 +112,7 @@ helm.sh/chart: {{ .Chart.Name }}-{{ .Chart.Version | replace "+" "_" }}
 - apiGroups: [apps]
   resources: [deployments]
   verbs: [get, list, watch, create, patch, delete]
-# A backup and a restore are a Job each; Kubernetes deletes it with its owner.
+# A backup, a restore and the check of a drill are a Job each; Kubernetes deletes it with its owner.
 - apiGroups: [batch]
   resources: [jobs]
   verbs: [get, list, watch, create]

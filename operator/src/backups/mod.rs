@@ -1,6 +1,8 @@
 //! Controllers of the resources HeliosBackup, HeliosScheduledBackup and HeliosBackupStore. Their decisions are pure
-//! (`once::next`, `schedule`, `store::status`). Each reconciles one resource, and writes no other status.
+//! (`once::next`, `schedule`, `drill::decide`, `store::status`). Each reconciles one resource, and writes no other status; only a drill
+//! that passed is noted in the HeliosBackups of the restored base.
 
+mod drill;
 mod once;
 mod schedule;
 mod scheduled;
@@ -13,7 +15,7 @@ use std::time::Duration;
 
 use futures::{StreamExt, future};
 use helios_crds::{ConditionStatus, ConditionType, Reason};
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 use kube::api::{Patch, PatchParams};
 use kube::core::NamespaceResourceScope;
@@ -24,6 +26,8 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::json;
 use tokio_util::sync::CancellationToken;
+
+pub use self::drill::of_result;
 
 use crate::controller::Context;
 use crate::error::Error;
@@ -85,14 +89,14 @@ async fn drive<T>(results: impl futures::Stream<Item = Result<T, LoopError<Error
         .await;
 }
 
-/// Writes `status` over that of `object` as it was read, if it differs.
-async fn write_status<K, S>(client: &Client, object: &K, old: Option<&S>, status: &S) -> Result<(), Error>
+/// Writes `status` over that of `object` as it was read, if it differs; true if it was written.
+async fn write_status<K, S>(client: &Client, object: &K, old: Option<&S>, status: &S) -> Result<bool, Error>
 where
     K: Resource<DynamicType = (), Scope = NamespaceResourceScope> + Clone + DeserializeOwned + Debug,
     S: Serialize + PartialEq,
 {
     if old == Some(status) {
-        return Ok(());
+        return Ok(false);
     }
     let name = object.name_any();
     let patch = json!({
@@ -105,10 +109,19 @@ where
     let params = PatchParams::apply(FIELD_MANAGER).force();
     match api.patch_status(&name, &params, &Patch::Apply(patch)).await {
         // It was changed or deleted since it was read, which its watch reports.
-        Err(kube::Error::Api(answer)) if [404, 409].contains(&answer.code) => Ok(()),
+        Err(kube::Error::Api(answer)) if [404, 409].contains(&answer.code) => Ok(false),
         Err(error) => Err(Error::kube("write status of", &name)(error)),
-        Ok(_) => Ok(()),
+        Ok(_) => Ok(true),
     }
+}
+
+/// Parses digits and `s`, `m`, `h` or `d`.
+fn span(text: &str) -> Option<SignedDuration> {
+    let unit = |unit: &str, seconds: i64| {
+        let count: i64 = text.strip_suffix(unit)?.parse().ok()?;
+        Some(SignedDuration::from_secs(count.checked_mul(seconds)?))
+    };
+    unit("s", 1).or_else(|| unit("m", 60)).or_else(|| unit("h", 3600)).or_else(|| unit("d", 24 * 3600))
 }
 
 /// Sets a condition; the time of its last transition stays while its status does.
@@ -153,6 +166,13 @@ mod tests {
     #[test]
     fn sizes_have_binary_units() {
         assert_eq!([0, 1023, 1024, 3 << 30].map(size), ["0 B", "1023 B", "1.0 KiB", "3.0 GiB"]);
+    }
+
+    #[test]
+    fn span_has_digits_and_a_unit() {
+        let seconds = |text| span(text).map(|span| span.as_secs());
+        assert_eq!(["90s", "30m", "2h", "1d"].map(seconds), [90, 1800, 7200, 86_400].map(Some));
+        assert_eq!(["", "5", "h", "99999999999999999h"].map(seconds), [None; 4]);
     }
 
     #[test]

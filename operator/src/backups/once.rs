@@ -8,6 +8,7 @@ use helios_crds::{HeliosBackup, HeliosBackupStatus, HeliosBackupStore, HeliosClu
 use jiff::Timestamp;
 use k8s_openapi::api::apps::v1::StatefulSet;
 use k8s_openapi::api::batch::v1::Job;
+use k8s_openapi::api::networking::v1::NetworkPolicy;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use kube::api::PostParams;
 use kube::core::PartialObjectMeta;
@@ -17,7 +18,8 @@ use kube::{Api, Resource, ResourceExt};
 use tokio_util::sync::CancellationToken;
 
 use super::{RETRY, drive, scoped, size, watch_config, within_deadline, write_status};
-use crate::build::backup::backup_job;
+use crate::apply::ensure;
+use crate::build::backup::{backup_job, backup_policy};
 use crate::controller::Context;
 use crate::error::Error;
 use crate::names::{self, FIELD_MANAGER};
@@ -100,6 +102,11 @@ async fn reconcile(cached: &HeliosBackup, context: &Context) -> Result<Action, E
         Slot::Free if phase(&backup) == Some(RUNNING) => Seen::Vanished,
         Slot::Free => match needs(context, &backup, &namespace).await? {
             Ok((cluster, store)) => {
+                // Before the Job, whose pod must not have more access for a moment.
+                if let Some(policy) = backup_policy(&backup, owner.clone(), &cluster, &store) {
+                    let found = slot::<NetworkPolicy>(client, &namespace, &policy.name_any(), &owner).await?;
+                    ensure(client, policy, &found).await?;
+                }
                 let job = backup_job(&backup, owner, &cluster, &store);
                 let params =
                     PostParams { field_manager: Some(FIELD_MANAGER.to_owned()), ..PostParams::default() };

@@ -18,26 +18,25 @@ pub struct Schedule {
 /// Work of a schedule at one moment.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Due {
-    /// Time of the backup to start now.
+    /// Time of the backup or drill to start now.
     pub start: Option<Timestamp>,
     /// The last time of the schedule that is not after now; `None` if there is none since the last one handled.
     pub handled: Option<Timestamp>,
-    /// Times without a backup, and the last of them.
+    /// Times at which nothing was started, and the last of them.
     pub missed: usize,
     pub last_missed: Option<Timestamp>,
     pub next: Option<Timestamp>,
 }
 
 impl Schedule {
-    /// Parses five fields of cron, and the IANA name of a time zone.
+    /// Parses five fields of cron, which the spec has in `field`, and the IANA name of a time zone.
     ///
     /// # Errors
     /// In words, with what to write.
-    pub fn parse(pattern: &str, zone: &str) -> Result<Self, String> {
+    pub fn parse(field: &str, pattern: &str, zone: &str) -> Result<Self, String> {
         let parser = CronParser::builder().seconds(Seconds::Disallowed).year(Year::Disallowed).build();
         let cron = parser.parse(pattern);
-        let cron =
-            cron.map_err(|e| format!("spec.schedule: {e}; write five fields of cron, such as 0 3 * * *"))?;
+        let cron = cron.map_err(|e| format!("{field}: {e}; write five fields of cron, such as 0 3 * * *"))?;
         let unknown = |e| format!("spec.timeZone: {e}; write an IANA name, such as Europe/Berlin");
         Ok(Self { cron, zone: TimeZone::get(zone).map_err(unknown)? })
     }
@@ -48,8 +47,8 @@ impl Schedule {
         self.cron.find_next_occurrence(&zoned, false).ok().map(|time| time.timestamp())
     }
 
-    /// Work that is due `now`, when the times up to `since` have been handled. `is_busy`: a backup of the schedule is running, and
-    /// the next one waits for it.
+    /// Work that is due `now`, when the times up to `since` have been handled. `is_busy`: a backup or drill of the schedule
+    /// is running, and the next one waits for it.
     pub fn due(&self, since: Timestamp, now: Timestamp, deadline: SignedDuration, is_busy: bool) -> Due {
         let mut times = Vec::new();
         let mut at = since;
@@ -93,12 +92,12 @@ mod tests {
     }
 
     fn nightly() -> Schedule {
-        Schedule::parse("0 3 * * *", "UTC").unwrap()
+        Schedule::parse("spec.schedule", "0 3 * * *", "UTC").unwrap()
     }
 
     #[test]
     fn next_time_follows_the_time_zone_over_its_changes() {
-        let berlin = Schedule::parse("30 2 * * *", "Europe/Berlin").unwrap();
+        let berlin = Schedule::parse("spec.schedule", "30 2 * * *", "Europe/Berlin").unwrap();
         assert_eq!(berlin.next(at("2026-11-21T00:00:00Z")), Some(at("2026-11-21T01:30:00Z")));
         // 02:30 does not exist on 2026-03-29.
         let skipped = berlin.next(at("2026-03-28T12:00:00Z")).unwrap();
@@ -148,20 +147,20 @@ mod tests {
             ("61 3 * * *", "UTC", "five fields"),
             ("0 3 * * *", "Europe/Atlantis", "IANA name"),
         ] {
-            let error = Schedule::parse(pattern, zone).unwrap_err();
+            let error = Schedule::parse("spec.schedule", pattern, zone).unwrap_err();
             assert!(error.contains(words), "{pattern} {zone}: {error}");
         }
     }
 
     #[test]
     fn schedule_without_a_time_has_no_next_one() {
-        let never = Schedule::parse("0 0 30 2 *", "UTC").unwrap();
+        let never = Schedule::parse("spec.schedule", "0 0 30 2 *", "UTC").unwrap();
         assert_eq!(never.next(at("2026-11-20T03:00:00Z")), None);
     }
 
     #[test]
     fn counting_ends_when_a_clock_was_far_off() {
-        let minutely = Schedule::parse("* * * * *", "UTC").unwrap();
+        let minutely = Schedule::parse("spec.schedule", "* * * * *", "UTC").unwrap();
         let due = minutely.due(at("2020-01-01T00:00:00Z"), at("2026-11-21T00:00:00Z"), HOUR, false);
         assert_eq!(
             (due.start, due.missed),

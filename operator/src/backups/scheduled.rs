@@ -1,4 +1,5 @@
-//! HeliosScheduledBackup: creates HeliosBackups by a schedule, and deletes the oldest of those that have ended.
+//! HeliosScheduledBackup: creates HeliosBackups by a schedule, and deletes the oldest of those that have ended. Drills are in
+//! `drill`.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -17,7 +18,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::once::is_finished;
 use super::schedule::Schedule;
-use super::{RETRY, drive, scoped, set_condition, watch_config, within_deadline, write_status};
+use super::{RETRY, drill, drive, scoped, set_condition, span, watch_config, within_deadline, write_status};
 use crate::apply::is_gone;
 use crate::controller::Context;
 use crate::error::Error;
@@ -52,6 +53,7 @@ async fn reconcile(cached: &HeliosScheduledBackup, context: &Context) -> Result<
         return Ok(Action::await_change());
     };
     let owner = scheduled.controller_owner_ref(&()).ok_or(Error::Incomplete("uid"))?;
+    let drill_owner = owner.clone();
     let backups = Api::<HeliosBackup>::namespaced(client.clone(), &namespace);
     let labelled = ListParams::default().labels(&format!("{SCHEDULED_BACKUP_LABEL}={name}"));
     let mut existing =
@@ -60,7 +62,7 @@ async fn reconcile(cached: &HeliosScheduledBackup, context: &Context) -> Result<
 
     let now = Timestamp::now();
     let is_busy = existing.iter().any(|backup| !is_finished(backup));
-    let (status, start) = decide(&scheduled, is_busy, now);
+    let (mut status, start) = decide(&scheduled, is_busy, now);
     if let Some(time) = start {
         let backup = backup_at(&scheduled, owner, time);
         let params = PostParams { field_manager: Some(FIELD_MANAGER.to_owned()), ..PostParams::default() };
@@ -83,14 +85,29 @@ async fn reconcile(cached: &HeliosScheduledBackup, context: &Context) -> Result<
             _ => {}
         }
     }
-    write_status(client, &scheduled, scheduled.status.as_ref(), &status).await?;
-    Ok(match &status.next_schedule_time {
+    let drills = drill::reconcile(context, &scheduled, &drill_owner, now).await?;
+    drills.enter(&mut status, scheduled.metadata.generation, now);
+    if write_status(client, &scheduled, scheduled.status.as_ref(), &status).await? {
+        drill::publish(context, &scheduled, status.drill.as_ref()).await;
+    }
+    Ok(requeue(&status, now))
+}
+
+fn requeue(status: &HeliosScheduledBackupStatus, now: Timestamp) -> Action {
+    let drill = status.drill.as_ref();
+    if drill.is_some_and(|drill| drill.running.is_some()) {
+        return Action::requeue(drill::WHILE_RUNNING);
+    }
+    let next_drill = drill.and_then(|drill| drill.next_schedule_time.as_ref());
+    let next =
+        [status.next_schedule_time.as_ref(), next_drill].into_iter().flatten().map(|time| time.0).min();
+    match next {
         Some(next) => {
-            let pause = next.0.duration_since(now).max(SignedDuration::from_secs(1)).unsigned_abs();
+            let pause = next.duration_since(now).max(SignedDuration::from_secs(1)).unsigned_abs();
             Action::requeue(pause.min(LONGEST_PAUSE))
         }
         None => Action::await_change(),
-    })
+    }
 }
 
 /// The status after a reconcile `now`, and the time of a backup to create.
@@ -106,7 +123,7 @@ fn decide(
     let ready = |status: &mut HeliosScheduledBackupStatus, finding| {
         set_condition(&mut status.conditions, ConditionType::Ready, finding, generation, now);
     };
-    let schedule = Schedule::parse(&spec.schedule, &spec.time_zone)
+    let schedule = Schedule::parse("spec.schedule", &spec.schedule, &spec.time_zone)
         .and_then(|schedule| Ok((schedule, deadline(&spec.starting_deadline)?)));
     let (schedule, deadline) = match schedule {
         Ok(parsed) => parsed,
@@ -152,15 +169,9 @@ fn is_suspended(status: &HeliosScheduledBackupStatus) -> bool {
     ready.any(|condition| condition.reason == Reason::Suspended)
 }
 
-/// Parses `90s`, `30m` or `1h`.
-fn deadline(text: &str) -> Result<SignedDuration, String> {
-    let unit = |unit: &str, seconds: i64| {
-        let count: i64 = text.strip_suffix(unit)?.parse().ok()?;
-        Some(SignedDuration::from_secs(count.checked_mul(seconds)?))
-    };
-    unit("s", 1)
-        .or_else(|| unit("m", 60))
-        .or_else(|| unit("h", 3600))
+/// Parses spec.startingDeadline.
+pub(super) fn deadline(text: &str) -> Result<SignedDuration, String> {
+    span(text)
         .ok_or_else(|| format!("spec.startingDeadline is {text:?}: write digits and s, m or h, such as 1h"))
 }
 

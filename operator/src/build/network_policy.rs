@@ -36,21 +36,38 @@ pub fn network_policy(cluster: &ValidatedCluster) -> Option<NetworkPolicy> {
         pod_selector: Some(labels(names::worker_selector(&cluster.name, "restore"))),
         ..NetworkPolicyPeer::default()
     });
+    // The data of a drill are those of another cluster, so only its Job may read them.
+    let clients = cluster.is_drill.then(|| {
+        vec![NetworkPolicyPeer {
+            pod_selector: Some(labels(names::worker_selector(&cluster.name, "drill"))),
+            ..NetworkPolicyPeer::default()
+        }]
+    });
+    let mut ports = vec!["client", "grpc", "gateway"];
+    let metrics = NetworkPolicyIngressRule { from: None, ports: Some(vec![port("metrics")]) };
+    if !cluster.is_drill {
+        ports.push("metrics");
+    }
     Some(NetworkPolicy {
         metadata: metadata(cluster, cluster.name.clone()),
         spec: Some(NetworkPolicySpec {
             pod_selector: Some(members),
             policy_types: Some(vec!["Ingress".to_owned()]),
-            ingress: Some(vec![
-                NetworkPolicyIngressRule {
-                    from: Some([among_members, operator].into_iter().chain(restore).collect()),
-                    ports: Some(vec![port("peer")]),
-                },
-                NetworkPolicyIngressRule {
-                    from: None,
-                    ports: Some(["client", "grpc", "gateway", "metrics"].map(port).to_vec()),
-                },
-            ]),
+            ingress: Some(
+                [
+                    NetworkPolicyIngressRule {
+                        from: Some([among_members, operator].into_iter().chain(restore).collect()),
+                        ports: Some(vec![port("peer")]),
+                    },
+                    NetworkPolicyIngressRule {
+                        from: clients,
+                        ports: Some(ports.into_iter().map(port).collect()),
+                    },
+                ]
+                .into_iter()
+                .chain(cluster.is_drill.then_some(metrics))
+                .collect(),
+            ),
             ..NetworkPolicySpec::default()
         }),
     })

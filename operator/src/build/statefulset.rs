@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 
-use helios_crds::{IN_SERVICE_LABEL, TlsMode};
+use helios_crds::{DRILL_LABEL, IN_SERVICE_LABEL, TlsMode};
 use k8s_openapi::api::apps::v1::{
     StatefulSet, StatefulSetPersistentVolumeClaimRetentionPolicy, StatefulSetSpec, StatefulSetUpdateStrategy,
 };
@@ -81,6 +81,9 @@ fn template(cluster: &ValidatedCluster, config_hash: &str) -> PodTemplateSpec {
     // From the template, so that a pod made while no operator runs is in service too.
     let mut labels = names::labels(&cluster.name);
     labels.insert(IN_SERVICE_LABEL.to_owned(), "true".to_owned());
+    if cluster.is_drill {
+        labels.insert(DRILL_LABEL.to_owned(), "true".to_owned());
+    }
     PodTemplateSpec {
         metadata: Some(ObjectMeta {
             labels: Some(labels),

@@ -31,6 +31,8 @@ pub enum Notice {
     CertificateRenewed,
     NameTaken,
     NearLimit,
+    RestoreVerified,
+    DrillFailed,
 }
 
 impl Notice {
@@ -54,6 +56,8 @@ impl Notice {
             Self::CertificateRenewed => "CertificateRenewed",
             Self::NameTaken => "NameTaken",
             Self::NearLimit => "NearLimit",
+            Self::RestoreVerified => "RestoreVerified",
+            Self::DrillFailed => "DrillFailed",
         }
     }
 
@@ -65,7 +69,8 @@ impl Notice {
             | Self::LeaderLost
             | Self::SnapshotFailed
             | Self::NameTaken
-            | Self::NearLimit => EventType::Warning,
+            | Self::NearLimit
+            | Self::DrillFailed => EventType::Warning,
             _ => EventType::Normal,
         }
     }
@@ -105,6 +110,7 @@ pub fn status_diff(old: &HeliosClusterStatus, new: &HeliosClusterStatus) -> Vec<
     all.extend(certificate(old, new));
     all.extend(name_taken(old, new));
     all.extend(near_limit(old, new));
+    all.extend(drill(old, new));
     all.truncate(MOST);
     all
 }
@@ -324,6 +330,22 @@ fn near_limit(old: &HeliosClusterStatus, new: &HeliosClusterStatus) -> Option<Ch
     };
     let now = advice(new)?;
     (advice(old).as_ref() != Some(&now)).then(|| Change::of_cluster(Notice::NearLimit, now))
+}
+
+/// Reported for each drill: the message of the condition has the name or the index of it.
+fn drill(old: &HeliosClusterStatus, new: &HeliosClusterStatus) -> Option<Change> {
+    let result = |status: &HeliosClusterStatus| {
+        let condition = status.condition(ConditionType::RestoreVerified)?;
+        let notice = match condition.reason.parse() {
+            Ok(Reason::DrillPassed) => Notice::RestoreVerified,
+            Ok(Reason::DrillFailed) => Notice::DrillFailed,
+            _ => return None,
+        };
+        let at = status.backup.as_ref().and_then(|backup| backup.last_verified_restore.as_ref());
+        Some((notice, condition.message.clone(), at.map(|verified| verified.at.clone())))
+    };
+    let now = result(new)?;
+    (result(old).as_ref() != Some(&now)).then(|| Change::of_cluster(now.0, now.1))
 }
 
 #[cfg(test)]

@@ -1,14 +1,16 @@
-//! Creates the Job of a restore.
+//! Creates the Job of a restore, and its NetworkPolicy.
 
 use k8s_openapi::api::batch::v1::Job;
+use k8s_openapi::api::networking::v1::NetworkPolicy;
 use kube::api::PostParams;
-use kube::{Api, Client};
+use kube::{Api, Client, ResourceExt};
 
 use super::Outcome;
-use crate::build::backup::{Restore, restore_job};
+use crate::apply::ensure;
+use crate::build::backup::{Restore, restore_job, restore_policy};
 use crate::error::Error;
 use crate::names::FIELD_MANAGER;
-use crate::observe::Observed;
+use crate::observe::{Observed, slot};
 use crate::validate::ValidatedCluster;
 
 /// Creates it; one that exists is left as it is.
@@ -30,6 +32,12 @@ pub async fn create(
     };
     let has_admin = observed.snapshot.security.has_admin;
     let restore = Restore { cluster_id, disk_id, fencing_token, has_admin };
+    // Before the Job, whose pod must not have more access for a moment.
+    if let Some(policy) = restore_policy(cluster, store) {
+        let found =
+            slot::<NetworkPolicy>(client, &cluster.namespace, &policy.name_any(), &cluster.owner).await?;
+        ensure(client, policy, &found).await?;
+    }
     let job = restore_job(cluster, store, recovery, &restore);
     let params = PostParams { field_manager: Some(FIELD_MANAGER.to_owned()), ..PostParams::default() };
     let jobs = Api::<Job>::namespaced(client.clone(), &cluster.namespace);

@@ -61,6 +61,12 @@ pub struct BackupFacts {
     pub last_base: Option<Timestamp>,
     /// Lag of the archive in seconds, as the archiver reports it.
     pub lag: Option<f64>,
+    /// The last drill has failed; absent before there was one.
+    pub is_drill_failed: Option<bool>,
+    /// When the last drill that passed ended.
+    pub last_verified_restore: Option<Timestamp>,
+    /// Duration of its restore.
+    pub restore_seconds: Option<f64>,
 }
 
 #[derive(Debug)]
@@ -121,7 +127,7 @@ impl Clusters {
 /// Name, help, and the value of a cluster; absent while it is not known.
 type Column = (&'static str, &'static str, fn(&Known) -> Option<f64>);
 
-const COLUMNS: [Column; 10] = [
+const COLUMNS: [Column; 13] = [
     (
         "cluster_faults_tolerated",
         "Voters that may fail before writes stop; negative when they have stopped; absent without a leader",
@@ -168,6 +174,21 @@ const COLUMNS: [Column; 10] = [
         "cluster_last_base_timestamp_seconds",
         "When the last base was complete in the backup store, in seconds since 1970; absent without one",
         |known| Some(known.backup.last_base?.as_second() as f64),
+    ),
+    (
+        "cluster_drill_failed",
+        "1 when the last drill of a restore has failed, else 0; absent before the first one",
+        |known| known.backup.is_drill_failed.map(|failed| f64::from(u8::from(failed))),
+    ),
+    (
+        "cluster_last_verified_restore_timestamp_seconds",
+        "When the last drill that passed has ended, in seconds since 1970; absent without one",
+        |known| Some(known.backup.last_verified_restore?.as_second() as f64),
+    ),
+    (
+        "cluster_last_verified_restore_duration_seconds",
+        "Time from the start of that drill until the restored cluster was ready",
+        |known| known.backup.restore_seconds,
     ),
 ];
 

@@ -1,6 +1,6 @@
-//! Backups of a cluster: the HeliosBackupStore, the archiver with its state, and the Job of a restore.
+//! Backups of a cluster: the HeliosBackupStore, the archiver with its state, the Job of a restore, and results of drills.
 
-use helios_crds::{HeliosBackupStore, HeliosCluster};
+use helios_crds::{DrillResult, HeliosBackupStore, HeliosCluster, HeliosScheduledBackup};
 use k8s_openapi::api::apps::v1::Deployment;
 use k8s_openapi::api::batch::v1::Job;
 use k8s_openapi::api::core::v1::{Pod, Secret};
@@ -48,6 +48,17 @@ pub struct BackupSeen {
     /// Absent while it does not answer.
     pub archiver: Option<ArchiverStatus>,
     pub restore: RestoreSeen,
+    /// Results of the last drills.
+    pub drills: Vec<DrillSeen>,
+}
+
+/// Drills of one HeliosScheduledBackup of the cluster.
+#[derive(Debug, Clone, PartialEq)]
+pub struct DrillSeen {
+    /// Name of the HeliosScheduledBackup.
+    pub scheduled: String,
+    pub last: Option<DrillResult>,
+    pub last_passed: Option<DrillResult>,
 }
 
 /// The restore of `spec.bootstrap.recovery`.
@@ -151,6 +162,9 @@ async fn read(
             Err(problem) => seen.problem = Some(problem),
         }
     }
+    if spec.is_some() {
+        seen.drills = drills(client, namespace, &name).await?;
+    }
     if seen.has_archiver {
         (seen.address, seen.pod_problem) = archiver_pod(client, namespace, &name).await?;
         seen.archiver = archiver::status(seen.address.as_deref()).await;
@@ -159,6 +173,21 @@ async fn read(
         seen.restore = restore(client, cluster, namespace, owner, &mut objects).await?;
     }
     Ok((objects, seen))
+}
+
+/// Drills of `cluster` that a HeliosScheduledBackup asks for.
+async fn drills(client: &Client, namespace: &str, cluster: &str) -> Result<Vec<DrillSeen>, Error> {
+    let api = Api::<HeliosScheduledBackup>::namespaced(client.clone(), namespace);
+    let found = api.list(&ListParams::default()).await;
+    let found = found.map_err(Error::kube("list HeliosScheduledBackups in", namespace))?;
+    let of_cluster =
+        found.into_iter().filter(|it| it.spec.backup.cluster == cluster && it.spec.drill.is_some());
+    let seen = of_cluster.map(|scheduled| {
+        let name = scheduled.name_any();
+        let drills = scheduled.status.and_then(|status| status.drill).unwrap_or_default();
+        DrillSeen { scheduled: name, last: drills.last, last_passed: drills.last_passed }
+    });
+    Ok(seen.collect())
 }
 
 /// The restore is not done, or its result is not in the status.

@@ -14,7 +14,8 @@ const JOB_NAME: &str = "batch.kubernetes.io/job-name";
 /// Longest message that is passed on.
 const MAX_MESSAGE: usize = 1000;
 /// Failures that no retry heals.
-const FINAL: [&str; 6] = ["RecoveryImpossible", "WrongKey", "NewerFormat", "Damaged", "Forked", "Invalid"];
+const FINAL: [&str; 7] =
+    ["RecoveryImpossible", "WrongKey", "NewerFormat", "Damaged", "Forked", "Invalid", "DigestDiffers"];
 
 #[derive(Debug, Clone, PartialEq)]
 pub enum Outcome<T> {
@@ -33,6 +34,9 @@ pub enum Outcome<T> {
 pub struct RestoreReport {
     pub source_cluster_id: String,
     pub cluster_id: String,
+    pub base_index: u64,
+    pub base_term: u64,
+    pub base_keys: Option<u64>,
     pub index: u64,
     pub now_ms: u64,
     pub keys: u64,
@@ -58,15 +62,31 @@ struct Reported {
 /// # Errors
 /// When the API server does not answer.
 pub async fn outcome<T: DeserializeOwned>(client: &Client, job: &Job) -> Result<Outcome<T>, Error> {
+    Ok(outcome_of(job, &pods_of(client, job).await?))
+}
+
+/// The outcome of `job` so far, which succeeds by its exit code alone.
+///
+/// # Errors
+/// When the API server does not answer.
+pub async fn outcome_by_exit_code(client: &Client, job: &Job) -> Result<Outcome<()>, Error> {
+    Ok(outcome_by(job, &pods_of(client, job).await?, |_| Some(())))
+}
+
+async fn pods_of(client: &Client, job: &Job) -> Result<Vec<Pod>, Error> {
     let (name, namespace) = (job.name_any(), job.namespace().unwrap_or_default());
     let api = Api::<Pod>::namespaced(client.clone(), &namespace);
     let pods = api.list(&ListParams::default().labels(&format!("{JOB_NAME}={name}"))).await;
-    let pods = pods.map_err(Error::kube("list pods of Job", &name))?;
-    Ok(outcome_of(job, &pods.items))
+    Ok(pods.map_err(Error::kube("list pods of Job", &name))?.items)
 }
 
 /// The outcome of `job`, whose pods are `pods`.
 fn outcome_of<T: DeserializeOwned>(job: &Job, pods: &[Pod]) -> Outcome<T> {
+    outcome_by(job, pods, |report| serde_json::from_str(report?).ok())
+}
+
+/// The same; `read` makes the result from the report of the pod that succeeded, if there is one.
+fn outcome_by<T>(job: &Job, pods: &[Pod], read: impl FnOnce(Option<&str>) -> Option<T>) -> Outcome<T> {
     let uid = job.uid();
     let is_ours = |pod: &&Pod| pod.owner_references().iter().any(|owner| Some(&owner.uid) == uid.as_ref());
     let mut pods: Vec<_> = pods.iter().filter(is_ours).collect();
@@ -76,7 +96,7 @@ fn outcome_of<T: DeserializeOwned>(job: &Job, pods: &[Pod]) -> Outcome<T> {
     let is = |type_: &str| conditions.iter().find(|it| it.type_ == type_ && it.status == "True");
     if is("Complete").is_some() || is("SuccessCriteriaMet").is_some() {
         let report = reports.iter().rev().find(|(code, _)| *code == 0);
-        let report = report.and_then(|(_, text)| serde_json::from_str(text).ok());
+        let report = read(report.map(|(_, text)| *text));
         let unread = || Outcome::Failed {
             reason: "ResultUnread".to_owned(),
             message: "the Job has completed, but its pod with the result is gone or reports nothing"
@@ -197,6 +217,19 @@ mod tests {
         assert!(message.contains("137: out of memory"), "{message}");
         let none = outcome_of::<RestoreReport>(&job(Some("Failed")), &[]);
         assert!(matches!(none, Outcome::Failed { message, .. } if message == "M"));
+    }
+
+    #[test]
+    fn job_that_reports_nothing_succeeds_by_its_exit_code() {
+        let by_exit_code = |job: &Job, pods: &[Pod]| outcome_by(job, pods, |_| Some(()));
+        let succeeded = [pod(1, "1", terminated(0, ""))];
+        assert_eq!(by_exit_code(&job(Some("Complete")), &succeeded), Outcome::Completed(()));
+        assert_eq!(by_exit_code(&job(Some("Complete")), &[]), Outcome::Completed(()), "its pod is gone");
+        let failed = by_exit_code(&job(Some("Failed")), &[pod(1, "1", terminated(3, "no key orders:last"))]);
+        assert!(
+            matches!(&failed, Outcome::Failed { message, .. } if message.contains("3: no key orders:last")),
+            "{failed:?}"
+        );
     }
 
     #[test]

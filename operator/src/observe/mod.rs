@@ -20,7 +20,7 @@ use jiff::Timestamp;
 use crate::security::Security;
 
 pub use self::affinity::Homes;
-pub use self::backup::{BackupObjects, BackupSeen, RestoreSeen, StoreProblem};
+pub use self::backup::{BackupObjects, BackupSeen, DrillSeen, RestoreSeen, StoreProblem};
 pub use self::hosts::{Host, Hosts, HostsByName, Seen, host_of};
 pub use self::kube::{Observed, observe, pods};
 pub use self::owned::{Owned, Slot, slot};

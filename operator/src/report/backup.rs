@@ -1,4 +1,4 @@
-//! Backups in the status: the state of the archiver, and the conditions Archiving and BackupHealthy.
+//! Backups in the status: the state of the archiver, and the conditions Archiving and BackupHealthy. Those of drills are in `drill`.
 
 use helios_crds::ConditionStatus::{False, True, Unknown};
 use helios_crds::ConditionType::{self, Archiving, BackupHealthy};
@@ -10,7 +10,7 @@ use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 
 use super::conditions::Finding;
-use super::signed;
+use super::{drill, signed};
 use crate::metrics::BackupFacts;
 use crate::names;
 use crate::observe::archiver::{ArchiverStatus, Base, moment};
@@ -32,7 +32,8 @@ pub fn status(view: &View, old: Option<&ClusterBackupStatus>) -> Option<ClusterB
         return old.filter(|_| view.seen.backup.has_archiver).cloned();
     };
     let old = old.filter(|old| old.store == spec.store).cloned().unwrap_or_default();
-    let old = ClusterBackupStatus { store: spec.store.clone(), state: None, ..old };
+    let last_verified_restore = drill::last_verified(&view.seen.backup.drills, old.last_verified_restore);
+    let old = ClusterBackupStatus { store: spec.store.clone(), state: None, last_verified_restore, ..old };
     let Some(archiver) = &view.seen.backup.archiver else { return Some(old) };
     // One that has not read the store yet knows less than the status does.
     if archiver.cluster_id.is_empty() {
@@ -104,10 +105,19 @@ pub fn with_positions_of(old: &HeliosClusterStatus, new: &mut HeliosClusterStatu
 /// The same for the metrics.
 pub fn facts(view: &View) -> BackupFacts {
     let status = status(view, view.seen.status.backup.as_ref());
-    let archiving = archiving(view);
-    let is_idle = [Reason::ArchiveOff, Reason::Bootstrapping, Reason::Hibernated].contains(&archiving.reason);
-    if view.cluster.spec.backup.is_none() || is_idle {
+    if view.cluster.spec.backup.is_none() {
         return BackupFacts::default();
+    }
+    let verified = status.as_ref().and_then(|status| status.last_verified_restore.as_ref());
+    let of_drills = BackupFacts {
+        is_drill_failed: drill::last(&view.seen.backup.drills).map(|result| !result.passed),
+        last_verified_restore: verified.map(|verified| verified.at.0),
+        restore_seconds: verified.map(|verified| verified.restore_seconds as f64),
+        ..BackupFacts::default()
+    };
+    let archiving = archiving(view);
+    if [Reason::ArchiveOff, Reason::Bootstrapping, Reason::Hibernated].contains(&archiving.reason) {
+        return of_drills;
     }
     let last = status.and_then(|status| status.last_backup);
     let last_base = last.and_then(|last| last.finished_at).map(|time| time.0);
@@ -118,17 +128,19 @@ pub fn facts(view: &View) -> BackupFacts {
         is_base_overdue: Some(last_base.is_none_or(is_old)),
         last_base,
         lag: view.seen.backup.archiver.as_ref().map(|archiver| archiver.lag_seconds),
+        ..of_drills
     }
 }
 
-/// The two conditions; none for a cluster without backups.
+/// The conditions; none for a cluster without backups.
 pub fn findings(view: &View, status: Option<&ClusterBackupStatus>) -> Vec<(ConditionType, Finding)> {
     if view.cluster.spec.backup.is_none() {
         return Vec::new();
     }
     let archiving = archiving(view);
     let healthy = healthy(view, status, &archiving);
-    vec![(Archiving, archiving), (BackupHealthy, healthy)]
+    let drill = drill::finding(&view.seen.backup.drills);
+    [(Archiving, archiving), (BackupHealthy, healthy)].into_iter().chain(drill).collect()
 }
 
 fn archiving(view: &View) -> Finding {
@@ -260,6 +272,8 @@ pub fn source(view: &View, old: Option<RecoverySourceStatus>) -> Option<Recovery
         RestoreSeen::Failed { reason, message } => at("Failed", Some(format!("{reason}: {message}"))),
         RestoreSeen::Completed(report) => RecoverySourceStatus {
             cluster_id: Some(report.source_cluster_id.clone()),
+            base: (report.base_index > 0).then(|| format!("{}-{}", report.base_index, report.base_term)),
+            base_keys: report.base_keys.map(signed),
             index: Some(signed(report.index)),
             as_of: moment(report.now_ms).map(Time),
             keys: Some(signed(report.keys)),

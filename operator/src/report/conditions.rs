@@ -267,15 +267,18 @@ pub fn update(conditions: &mut Vec<Condition>, verdict: &Verdict, seen: &Snapsho
     }
 }
 
-/// Sets the conditions of backups, and removes those of a cluster that has none any more.
+/// Sets the conditions of backups, and removes those that a cluster does not have any more.
 pub fn update_backup(
     conditions: &mut Vec<Condition>,
     findings: &[(ConditionType, Finding)],
     seen: &Snapshot,
 ) {
-    let types = [ConditionType::Archiving, ConditionType::BackupHealthy];
-    conditions
-        .retain(|condition| !findings.is_empty() || types.iter().all(|type_| condition.type_ != *type_));
+    let types = [ConditionType::Archiving, ConditionType::BackupHealthy, ConditionType::RestoreVerified];
+    let is_gone = |condition: &Condition| {
+        let of_backups = types.iter().find(|type_| condition.type_ == **type_);
+        of_backups.is_some_and(|type_| findings.iter().all(|(found, _)| found != type_))
+    };
+    conditions.retain(|condition| !is_gone(condition));
     for (type_, finding) in findings {
         set(conditions, *type_, finding, seen);
     }

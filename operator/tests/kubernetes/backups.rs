@@ -6,6 +6,7 @@ use helios_crds::{ConditionType, HeliosBackup, HeliosBackupStore, HeliosSchedule
 use k8s_openapi::api::apps::v1::{Deployment, StatefulSet};
 use k8s_openapi::api::batch::v1::Job;
 use k8s_openapi::api::core::v1::Pod;
+use k8s_openapi::api::networking::v1::NetworkPolicy;
 use kube::api::{Patch, PatchParams, PostParams};
 use kube::{Api, Client, ResourceExt};
 use serde_json::{Value, json};
@@ -16,26 +17,26 @@ use super::{begin, change, create_as, degraded, ready, status, until};
 
 const PATIENCE: Duration = Duration::from_secs(60);
 
-fn api<K>(client: &Client) -> Api<K>
+pub fn api<K>(client: &Client) -> Api<K>
 where
     K: kube::Resource<DynamicType = (), Scope = kube::core::NamespaceResourceScope>,
 {
     Api::default_namespaced(client.clone())
 }
 
-async fn create_store(client: &Client) {
+pub async fn create_store(client: &Client) {
     let spec = serde_json::from_value(json!({"volume": {"claimName": "backups"}})).unwrap();
     let store = HeliosBackupStore::new("nightly", spec);
     api(client).create(&PostParams::default(), &store).await.unwrap();
 }
 
-async fn create_backup(client: &Client, name: &str, cluster: &str) {
+pub async fn create_backup(client: &Client, name: &str, cluster: &str) {
     let backup = HeliosBackup::new(name, serde_json::from_value(json!({"cluster": cluster})).unwrap());
     api(client).create(&PostParams::default(), &backup).await.unwrap();
 }
 
 /// Waits until the backup has this phase and reason.
-async fn await_backup(client: &Client, name: &str, phase: &str, reason: Option<&str>) -> HeliosBackup {
+pub async fn await_backup(client: &Client, name: &str, phase: &str, reason: Option<&str>) -> HeliosBackup {
     until(&format!("{name} is {phase} {reason:?}"), PATIENCE, async || {
         let status = api::<HeliosBackup>(client).get(name).await.unwrap().status.unwrap_or_default();
         status.phase.as_deref() == Some(phase) && status.reason.as_deref() == reason
@@ -45,7 +46,7 @@ async fn await_backup(client: &Client, name: &str, phase: &str, reason: Option<&
 }
 
 /// Ends the Job as its controller would, after a pod with this exit code and report.
-async fn end_job(client: &Client, name: &str, code: i32, report: &Value) {
+pub async fn end_job(client: &Client, name: &str, code: i32, report: &Value) {
     until(&format!("Job {name} is created"), PATIENCE, async || {
         api::<Job>(client).get_opt(name).await.unwrap().is_some()
     })
@@ -117,6 +118,8 @@ async fn archiver_and_backups_follow_the_spec_and_restart_no_member() {
 
     await_backup(client, "b0", "Running", None).await;
     let report = json!({"clusterId": "c", "index": 7, "term": 2, "storedBytes": 2048, "keys": 5});
+    let policy = api::<NetworkPolicy>(client).get("b0-backup").await.unwrap().spec.unwrap();
+    assert_eq!(policy.policy_types, Some(vec!["Ingress".to_owned(), "Egress".to_owned()]));
     end_job(client, "b0-backup", 0, &report).await;
     let done = await_backup(client, "b0", "Completed", None).await.status.unwrap();
     assert_eq!(

@@ -8,6 +8,7 @@
 mod backups;
 mod clients;
 mod cost;
+mod drills;
 mod events;
 mod foreign;
 mod held;

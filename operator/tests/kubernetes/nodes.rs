@@ -63,9 +63,16 @@ impl Default for Nodes {
 }
 
 impl Nodes {
-    /// Where a member listens, on [`helios_operator::names::PEER_PORT`]. Clusters are named `c0`, `c1` and so on.
+    /// Where a member listens, on [`helios_operator::names::PEER_PORT`]. Clusters are named `c0`, `c1` and so on, those of drills
+    /// by their number.
     pub fn address(&self, cluster: &str, ordinal: u32) -> IpAddr {
-        let number: u32 = cluster.strip_prefix('c').and_then(|number| number.parse().ok()).unwrap();
+        const DRILLS: u32 = 180;
+        let of = |text: &str| text.parse::<u32>().ok();
+        let number = match cluster.rsplit_once("-drill-") {
+            Some((_, number)) => of(number).map(|number| DRILLS + number),
+            None => cluster.strip_prefix('c').and_then(of),
+        };
+        let number = number.unwrap();
         let part = |value: u32| u8::try_from(value).unwrap();
         let subnet = part(64 + number / 200) + self.1 * CLUSTER_SUBNETS;
         Ipv4Addr::new(127, subnet, part(1 + number % 200), part(1 + ordinal)).into()
@@ -77,6 +84,20 @@ impl Nodes {
 
     pub fn membership(&self, cluster: &str) -> Option<Membership> {
         self.0.lock().unwrap().get(cluster)?.membership.clone()
+    }
+
+    /// As if a Job had restored a backup into the first member, as the cluster `cluster_id`.
+    pub fn restore(&self, cluster: &str, cluster_id: &str) {
+        let node = Node { all: self.clone(), cluster: cluster.to_owned(), ordinal: 0 };
+        let first = Member { id: 1, name: node.name(), disk_id: node.disk_id(), ..Default::default() };
+        let membership = Membership {
+            members: vec![first],
+            voters: vec![1],
+            next_id: 2,
+            cluster_id: cluster_id.to_owned(),
+            ..Default::default()
+        };
+        self.0.lock().unwrap().get_mut(cluster).unwrap().membership = Some(membership);
     }
 
     /// From now on the member `id` leads, in a later term.

@@ -8,6 +8,7 @@ mod push;
 
 use std::time::{Duration, Instant};
 
+use helios_archive::Drill;
 use helios_proto::v1::{BaseHeader, Restored};
 use serde_json::json;
 
@@ -17,7 +18,7 @@ use crate::Failure;
 use crate::args::RestoreArgs;
 use crate::documents::{Answer, size};
 use crate::members::Connection;
-use crate::time::rfc3339;
+use crate::time::{rfc3339, wall_ms};
 
 pub async fn restore(args: &RestoreArgs) -> Result<Answer, Failure> {
     let started = Instant::now();
@@ -33,7 +34,33 @@ pub async fn restore(args: &RestoreArgs) -> Result<Answer, Failure> {
         return Err(Failure::usage(reason));
     }
     let restored = push(&node, cluster_id, args.fencing_token, &prepared).await?;
-    Ok(done(&prepared, cluster_id, &restored, started.elapsed()))
+    let took = started.elapsed();
+    if args.record {
+        record(&prepared, &restored, took).await;
+    }
+    Ok(done(&prepared, cluster_id, &restored, took))
+}
+
+/// Records the restore as a drill of its base. The restore is complete, so a failure is only logged.
+async fn record(prepared: &Prepared, restored: &Restored, took: Duration) {
+    let base = prepared.plan.base;
+    let matches = digest_matches(prepared.manifest.state_digest.as_deref(), &restored.base_digest);
+    let drill = Drill {
+        at_ms: wall_ms(),
+        index: base.index,
+        term: base.term,
+        is_restore: true,
+        succeeded: matches != Some(false),
+        took_ms: millis(took),
+        detail: format!("{} keys at index {}", restored.keys, restored.index),
+    };
+    if let Err(error) = prepared.archive.report_drill(&drill).await {
+        tracing::warn!(%error, "the restore is complete, but cannot be recorded in the store");
+    }
+}
+
+fn millis(time: Duration) -> u64 {
+    u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
 }
 
 fn connect(args: &RestoreArgs, address: &str) -> Result<Node, Failure> {
@@ -82,7 +109,7 @@ fn done(prepared: &Prepared, cluster_id: &str, restored: &Restored, took: Durati
     let history = prepared.archive.history();
     let base = prepared.plan.base;
     let matches = digest_matches(prepared.manifest.state_digest.as_deref(), &restored.base_digest);
-    let document = json!({
+    let mut document = json!({
         "sourceClusterId": history.cluster_id(),
         "sourceIncarnation": history.incarnation(),
         "clusterId": cluster_id,
@@ -90,9 +117,10 @@ fn done(prepared: &Prepared, cluster_id: &str, restored: &Restored, took: Durati
         "nowMs": prepared.now_ms,
         "baseIndex": base.index,
         "baseTerm": base.term,
+        "baseKeys": prepared.manifest.keys,
         "keys": restored.keys,
         "digestMatches": matches,
-        "tookMs": u64::try_from(took.as_millis()).unwrap_or(u64::MAX),
+        "tookMs": millis(took),
     });
     let checked = match matches {
         Some(true) => "; the state of the base has the digest of its manifest",
@@ -107,10 +135,14 @@ fn done(prepared: &Prepared, cluster_id: &str, restored: &Restored, took: Durati
         restored.keys,
         took.as_secs_f64(),
     );
-    let mut answer = Answer::new(document, text);
     let problem =
         "the restored state is not the one that was backed up: its digest differs; do not use this cluster";
-    answer.problem = (matches == Some(false)).then(|| problem.to_owned());
+    let differs = matches == Some(false);
+    if differs {
+        document["error"] = json!({"reason": "DigestDiffers", "message": problem});
+    }
+    let mut answer = Answer::new(document, text);
+    answer.problem = differs.then(|| problem.to_owned());
     answer
 }
 

@@ -186,6 +186,32 @@ fn memory_limits_below_the_minimum_are_rejected() {
 }
 
 #[test]
+fn unwritten_memory_limits_fit_the_container_and_written_ones_hold() {
+    let fitted = |yaml: &str, limit_bytes: u64| {
+        let mut config: Config = serde_saphyr::from_str(&format!("{{node: {{name: a}}, {yaml}}}")).unwrap();
+        config.fit_memory(limit_bytes);
+        let Settings { max_log_bytes, max_overlay_bytes, client_memory, read_limits, .. } =
+            Settings::try_from(config).unwrap();
+        let MemoryLimits { output_bytes, all_bytes, .. } = client_memory;
+        [max_log_bytes, max_overlay_bytes, all_bytes as u64, output_bytes as u64, read_limits.bytes]
+            .map(|bytes| bytes >> 20)
+    };
+    let none = "log: {level: info}";
+    assert_eq!(fitted(none, 4 << 30), [512, 256, 512, 256, 256], "the defaults");
+    assert_eq!(fitted(none, 64 << 30), fitted(none, 4 << 30));
+    assert_eq!(fitted(none, 512 << 20), [64, 96, 64, 32, 32]);
+    assert_eq!(fitted(none, 64 << 20), [32, 64, 16, 8, 16], "no limit is below its minimum");
+    for limit_bytes in [512 << 20, 1 << 30, 2 << 30, 4_u64 << 30] {
+        let [log, overlay, clients, _, read] = fitted(none, limit_bytes);
+        // Beside the cache, a quarter, and the process.
+        assert!(log + overlay + clients + 2 * read <= (limit_bytes >> 20) / 16 * 10, "{limit_bytes}");
+    }
+    let written = "raft: {max_log_bytes: 134217728}, client: {maxmemory_clients: 268435456}";
+    assert_eq!(fitted(written, 512 << 20), [128, 96, 256, 32, 32]);
+    assert_eq!(fitted("client: {output_buffer_limit: 268435456}", 512 << 20), [64, 96, 512, 256, 32]);
+}
+
+#[test]
 fn an_unknown_reported_role_is_rejected() {
     let of = |role: &str| settings(&format!("{{node: {{name: a}}, client: {{reported_role: {role}}}}}"));
     assert!(settings("node: {name: a}").unwrap().reports_writable);

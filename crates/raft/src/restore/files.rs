@@ -9,6 +9,7 @@ use helios_proto::Error;
 use helios_proto::v1::{RestoreHeader, Restored};
 use prost::Message as _;
 
+use crate::faults;
 use crate::snapshots::{SnapshotId, Snapshots};
 use helios_state::StateError;
 use helios_storage::disk::{Disk, Kind};
@@ -113,7 +114,7 @@ pub fn discard(
     wal_dir: &Path,
     [state_dir, snapshots_dir]: [&Path; 2],
 ) -> Result<bool, Error> {
-    if !disk.exists(&dir.join(BEGUN)) {
+    if !faults::discards_restore(disk.exists(&dir.join(BEGUN))) {
         return Ok(false);
     }
     wal::remove(Arc::clone(disk), wal_dir).map_err(super::wal_error)?;

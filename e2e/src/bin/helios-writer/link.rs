@@ -18,7 +18,7 @@ const CONNECT_TIMEOUT: Duration = Duration::from_millis(250);
 const ANSWER_TIMEOUT: Duration = Duration::from_millis(700);
 const BETWEEN_ATTEMPTS: Duration = Duration::from_millis(10);
 
-/// HOST:PORT of a server, and the password that it requires.
+/// HOST:PORT of a server, and the password that it requires; also as `redis://USER:PASSWORD@HOST:PORT`.
 #[derive(Clone)]
 pub struct Server {
     host: String,
@@ -28,7 +28,7 @@ pub struct Server {
 
 impl Server {
     pub fn with_password(self, password: Option<String>) -> Self {
-        Self { password: password.filter(|password| !password.is_empty()), ..self }
+        Self { password: password.filter(|password| !password.is_empty()).or(self.password), ..self }
     }
 }
 
@@ -36,10 +36,15 @@ impl FromStr for Server {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
+        let (login, text) = match text.strip_prefix("redis://").and_then(|url| url.rsplit_once('@')) {
+            Some((login, address)) => (Some(login), address),
+            None => (None, text),
+        };
+        let password = login.and_then(|login| Some(login.split_once(':')?.1.to_owned()));
         let (host, port) =
             text.rsplit_once(':').filter(|(host, _)| !host.is_empty()).ok_or("write HOST:PORT")?;
         let port = port.parse().map_err(|_| format!("{port:?} is no port; write HOST:PORT"))?;
-        Ok(Self { host: host.trim_matches(['[', ']']).to_owned(), port, password: None })
+        Ok(Self { host: host.trim_matches(['[', ']']).to_owned(), port, password })
     }
 }
 
@@ -158,6 +163,8 @@ mod tests {
     fn server_is_parsed_from_host_and_port() {
         assert_eq!("demo.default.svc:6379".parse::<Server>().unwrap().to_string(), "demo.default.svc:6379");
         assert_eq!("[::1]:6379".parse::<Server>().unwrap().host, "::1");
+        let url = "redis://default:secret@demo:6379".parse::<Server>().unwrap().with_password(None);
+        assert_eq!((url.to_string().as_str(), url.password.as_deref()), ("demo:6379", Some("secret")));
         for wrong in ["demo", ":6379", "demo:", "demo:redis", "demo:65536"] {
             assert!(wrong.parse::<Server>().is_err(), "{wrong}");
         }

@@ -32,11 +32,12 @@ const MEMORY_LIMIT: u64 = 512 << 20;
 /// Resident memory that the member may keep after the last call, beyond that before the first: a log and an
 /// overlay that are not due for a snapshot or checkpoint yet, and pages of the engine.
 const KEPT_BYTES: u64 = 128 << 20;
-/// Limits of the member, reduced to fit its memory.
+/// Limits of the member where no control group can be created. In one they are not written, and follow its limit.
 const LIMITS: &str = "reads: {max_bytes: 67108864}\n\
      client: {request_timeout: 60s, output_buffer_limit: 67108864, maxmemory_clients: 134217728}\n\
      raft: {max_log_bytes: 67108864}\n\
      state: {max_overlay_bytes: 67108864}";
+const NO_LIMITS: &str = "client: {request_timeout: 60s}";
 /// Elements of each large collection, and repetitions of a word in a call. `HELIOS_TEST_SCALE=10` raises them
 /// to the largest number of a request, which takes many minutes in a debug build.
 const ELEMENTS: usize = 5_000;
@@ -195,13 +196,22 @@ async fn worst_call_of_every_command_stops_neither_the_member_nor_other_clients(
     let ports = Ports::take();
     // Dropped after the node, so that the group is empty by then.
     let group = Group::make(MEMORY_LIMIT);
-    let mut node = Node::new(dir.path(), "worst", ports.node(0), "bootstrap: single", LIMITS);
+    let mut node = Node::new(
+        dir.path(),
+        "worst",
+        ports.node(0),
+        "bootstrap: single",
+        if group.is_some() { NO_LIMITS } else { LIMITS },
+    );
     if let Some(group) = &group {
         node.join_group(group.processes());
     }
     node.start();
     node.wait_ready().await;
     let mut redis = node.redis().await;
+    let info: String = redis::cmd("INFO").arg("memory").query_async(&mut redis).await.unwrap();
+    let clients = if group.is_some() { MEMORY_LIMIT / 8 } else { 128 << 20 };
+    assert!(info.contains(&format!("maxmemory_clients:{clients}\r\n")), "{info}");
     let table: Vec<String> = redis::cmd("COMMAND").arg("LIST").query_async(&mut redis).await.unwrap();
     assert_no_command_is_missing(&table);
 

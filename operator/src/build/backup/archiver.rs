@@ -1,23 +1,17 @@
-//! The Deployment that archives the log of a cluster, and its access to the network.
+//! The Deployment that archives the log of a cluster.
 
 use helios_crds::HeliosBackupStore;
 use k8s_openapi::api::apps::v1::{Deployment, DeploymentSpec, DeploymentStrategy};
 use k8s_openapi::api::core::v1::{Container, ContainerPort, HTTPGetAction, Probe};
-use k8s_openapi::api::networking::v1::{
-    NetworkPolicy, NetworkPolicyEgressRule, NetworkPolicyIngressRule, NetworkPolicyPeer, NetworkPolicyPort,
-    NetworkPolicySpec,
-};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::LabelSelector;
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 
 use super::pod::Parts;
-use super::store::ports;
 use super::{STATUS_PORT, metadata};
-use crate::names::{self, GRPC_PORT};
+use crate::names;
 use crate::validate::ValidatedCluster;
 
 const COMPONENT: &str = "archiver";
-const DNS_PORT: i32 = 53;
 
 /// `None` without `spec.backup`, or when it archives nothing. At most one pod at a time: two would only be in each
 /// other's way.
@@ -66,10 +60,7 @@ pub fn archiver(cluster: &ValidatedCluster, store: &HeliosBackupStore, replicas:
 }
 
 fn selector(cluster: &ValidatedCluster) -> LabelSelector {
-    labels(names::worker_selector(&cluster.name, COMPONENT))
-}
-
-fn labels(labels: std::collections::BTreeMap<String, String>) -> LabelSelector {
+    let labels = names::worker_selector(&cluster.name, COMPONENT);
     LabelSelector { match_labels: Some(labels), ..LabelSelector::default() }
 }
 
@@ -84,44 +75,5 @@ fn healthy(period_seconds: i32, failure_threshold: i32) -> Probe {
         failure_threshold: Some(failure_threshold),
         timeout_seconds: Some(5),
         ..Probe::default()
-    }
-}
-
-/// `None` when policies are not wanted. The addresses of a store are not known, so its ports are open to all of them.
-pub fn archiver_policy(cluster: &ValidatedCluster, store: &HeliosBackupStore) -> Option<NetworkPolicy> {
-    if !cluster.spec.network_policy.enabled {
-        return None;
-    }
-    let members = NetworkPolicyPeer {
-        pod_selector: Some(labels(names::selector(&cluster.name))),
-        ..NetworkPolicyPeer::default()
-    };
-    let mut egress = vec![
-        NetworkPolicyEgressRule { to: None, ports: Some(vec![port(DNS_PORT, "UDP"), port(DNS_PORT, "TCP")]) },
-        NetworkPolicyEgressRule { to: Some(vec![members]), ports: Some(vec![port(GRPC_PORT, "TCP")]) },
-    ];
-    let ports: Vec<_> = ports(store).into_iter().map(|number| port(number, "TCP")).collect();
-    if !ports.is_empty() {
-        egress.push(NetworkPolicyEgressRule { to: None, ports: Some(ports) });
-    }
-    Some(NetworkPolicy {
-        metadata: metadata(cluster, names::archiver(&cluster.name), COMPONENT),
-        spec: Some(NetworkPolicySpec {
-            pod_selector: Some(selector(cluster)),
-            policy_types: Some(vec!["Ingress".to_owned(), "Egress".to_owned()]),
-            ingress: Some(vec![NetworkPolicyIngressRule {
-                from: None,
-                ports: Some(vec![port(STATUS_PORT, "TCP")]),
-            }]),
-            egress: Some(egress),
-        }),
-    })
-}
-
-fn port(number: i32, protocol: &str) -> NetworkPolicyPort {
-    NetworkPolicyPort {
-        port: Some(IntOrString::Int(number)),
-        protocol: Some(protocol.to_owned()),
-        ..NetworkPolicyPort::default()
     }
 }

@@ -90,6 +90,10 @@ pub fn restore_job(
     parts.arg("--new-cluster-id", restore.cluster_id);
     parts.arg("--expected-disk-id", restore.disk_id);
     parts.arg("--fencing-token", restore.fencing_token.to_string());
+    if cluster.is_drill {
+        // So that retention keeps the base.
+        parts.args.push("--record".to_owned());
+    }
     if let Some(secret) = certificate_secret(cluster) {
         let (certificate, key) =
             if restore.has_admin { (ADMIN_CERTIFICATE, ADMIN_KEY) } else { (CERTIFICATE, KEY) };

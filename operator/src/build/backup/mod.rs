@@ -1,13 +1,17 @@
-//! Objects of a cluster's backups: the archiver, the Jobs of a backup and of a restore. **No pod that uses the store has
-//! credentials of Kubernetes**; all run the members' image.
+//! Objects of a cluster's backups: the archiver, the Jobs of a backup and of a restore, a drill. **No pod that uses the store has
+//! credentials of Kubernetes**; all but a user's Job run the members' image.
 
 mod archiver;
+mod drill;
 mod jobs;
 mod pod;
+mod policy;
 mod store;
 
-pub use archiver::{archiver, archiver_policy};
+pub use archiver::archiver;
+pub use drill::{drill_cluster, drill_job};
 pub use jobs::{Restore, backup_job, restore_job};
+pub use policy::{archiver_policy, backup_policy, drill_policy, restore_policy};
 pub use store::{secrets, url};
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;

@@ -6,7 +6,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use super::*;
 use crate::plan::Kind;
 
-const ALL: [Notice; 18] = [
+const ALL: [Notice; 20] = [
     Notice::MemberJoined,
     Notice::MemberPromoted,
     Notice::MemberLeft,
@@ -25,6 +25,8 @@ const ALL: [Notice; 18] = [
     Notice::CertificateRenewed,
     Notice::NameTaken,
     Notice::NearLimit,
+    Notice::RestoreVerified,
+    Notice::DrillFailed,
 ];
 
 fn member(ordinal: i64, role: MemberRole) -> MemberStatus {
@@ -273,6 +275,32 @@ fn member_near_a_limit_is_reported_once_for_each_advice() {
     assert_eq!(names(&near("True", "demo-0"), &near("True", "demo-0")), [""; 0]);
     assert_eq!(names(&near("True", "demo-0"), &near("True", "demo-0, demo-1")), ["NearLimit"]);
     assert_eq!(names(&near("True", "demo-0"), &near("False", "")), [""; 0]);
+}
+
+#[test]
+fn drill_is_reported_once() {
+    let drill = |status_: &str, reason: &str, second: i64| {
+        changed(|status| {
+            status.conditions.push(Condition {
+                type_: "RestoreVerified".to_owned(),
+                status: status_.to_owned(),
+                reason: reason.to_owned(),
+                message: "5 keys at index 9".to_owned(),
+                observed_generation: None,
+                last_transition_time: Time(Timestamp::UNIX_EPOCH),
+            });
+            let at = Timestamp::from_second(second).unwrap().to_string();
+            let verified = serde_json::json!({"at": at, "drill": "nightly"});
+            let backup = serde_json::json!({"lastVerifiedRestore": verified});
+            status.backup = Some(serde_json::from_value(backup).unwrap());
+        })
+    };
+    let passed = drill("True", "DrillPassed", 1);
+    assert_eq!(names(&three(), &passed), ["RestoreVerified"]);
+    assert_eq!(names(&passed, &passed), [""; 0]);
+    assert_eq!(names(&passed, &drill("True", "DrillPassed", 2)), ["RestoreVerified"], "the next night");
+    assert_eq!(names(&passed, &drill("False", "DrillFailed", 1)), ["DrillFailed"]);
+    assert_eq!(names(&three(), &drill("Unknown", "NoDrill", 1)), [""; 0]);
 }
 
 #[test]
