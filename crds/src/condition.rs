@@ -22,6 +22,8 @@ pub enum ConditionType {
     RestoreVerified,
     /// Condition of a HeliosBackupStore.
     Encrypted,
+    /// Condition of a HeliosClient.
+    Granted,
 }
 
 /// The `status` of a condition.
@@ -122,6 +124,18 @@ pub enum Reason {
     DrillPassed,
     DrillFailed,
     NoDrill,
+    // Of a HeliosClient.
+    Granted,
+    ClusterNotFound,
+    ClusterNotReady,
+    NamespaceNotAllowed,
+    RoleNotAllowed,
+    PrefixNotAllowed,
+    AuthDisabled,
+    UsersFull,
+    UserActive,
+    MembersNotUpdated,
+    MembersTooOld,
 }
 
 macro_rules! text_is_the_name_of_the_variant {

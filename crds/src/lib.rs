@@ -1,7 +1,8 @@
-//! The resources HeliosCluster, HeliosBackupStore, HeliosBackup and HeliosScheduledBackup: their specs, statuses and
-//! manifests. This crate uses no other crate of this repository, and no clock.
+//! The resources HeliosCluster, HeliosBackupStore, HeliosBackup, HeliosScheduledBackup and HeliosClient: their specs,
+//! statuses and manifests. This crate uses no other crate of this repository, and no clock.
 
 mod backup;
+mod client;
 mod condition;
 mod manifest;
 mod open;
@@ -10,6 +11,7 @@ mod status;
 mod values;
 
 pub use backup::*;
+pub use client::*;
 pub use condition::{ConditionStatus, ConditionType, Reason};
 pub use manifest::{Manifest, manifests};
 pub use open::{MemberRole, Open, OperationKind};

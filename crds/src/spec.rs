@@ -8,6 +8,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::backup::{BootstrapSpec, ClusterBackupSpec};
+use crate::client::ClientsSpec;
 use crate::status::HeliosClusterStatus;
 
 /// A replicated, strongly consistent key-value database that speaks the Redis protocol.
@@ -115,6 +116,10 @@ pub struct HeliosClusterSpec {
     /// Passwords of clients.
     #[serde(default)]
     pub auth: AuthSpec,
+
+    /// Users of applications. Default: HeliosClients of this namespace only.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub clients: Option<ClientsSpec>,
 
     /// Access to the members' ports.
     #[serde(default)]
@@ -462,6 +467,7 @@ impl Default for HeliosClusterSpec {
             hibernate: false,
             recovery: None,
             backup: None,
+            clients: None,
             bootstrap: None,
             paused: false,
             restart_at: None,

@@ -161,6 +161,7 @@ impl App {
         let registry = Arc::new(registry);
         let node =
             Node::open(settings, machine, certificates.clone(), metrics, Fatal::default(), inner.handle())?;
+        _ = node.inner().access.set(Arc::clone(&access));
 
         let client_acceptor = |name, protocol, count| Acceptor {
             name,

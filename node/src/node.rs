@@ -10,6 +10,7 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 
 use helios_proto::v1::{ErrorCode, Handshake};
+use helios_service::auth::Access;
 use helios_service::idle::IdleTimeout;
 use helios_service::pubsub::Broker;
 use helios_service::sessions::Sessions;
@@ -110,6 +111,8 @@ pub(crate) struct Inner {
     pub(crate) stopping: AtomicBool,
     pub(crate) dialer: Dialer,
     pub(crate) certificates: Certificates,
+    /// Users of the clients' ports; set before the ports are served.
+    pub(crate) access: OnceLock<Arc<Access>>,
     pub(crate) channels: Channels,
     /// Channels that this node's clients subscribe to.
     pub(crate) broker: Arc<Broker>,
@@ -229,6 +232,7 @@ impl Node {
             channels: Channels::new(dialer.clone()),
             dialer,
             certificates,
+            access: OnceLock::new(),
             broker: Arc::default(),
             couriers: Couriers::default(),
             clock: Clock::default(),

@@ -28,6 +28,7 @@ pub fn of(node: &Node) -> StatusResponse {
         uptime_seconds: inner.started.elapsed().as_secs(),
         config_hash: settings.config_hash.clone(),
         config_file_hash: settings.file_hash.clone(),
+        users_file_digest: inner.access.get().map(|access| access.users_digest()).unwrap_or_default(),
         role: proto::Role::Uninitialized.into(),
         format: FORMAT,
         peer_tls: inner.certificates.peer.is_some(),

@@ -7,6 +7,7 @@ pub mod apply;
 pub mod backoff;
 pub mod backups;
 pub mod build;
+pub mod clients;
 pub mod config;
 pub mod controller;
 pub mod error;

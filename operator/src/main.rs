@@ -13,7 +13,7 @@ use helios_operator::lease::Holder;
 use helios_operator::metrics::Metrics;
 use helios_operator::observe::Hosts;
 use helios_operator::validate::Defaults;
-use helios_operator::{backups, events, http};
+use helios_operator::{backups, clients, events, http};
 use kube::Client;
 use kube::client::{Body, ClientBuilder};
 use kube::runtime::events::Recorder;
@@ -115,11 +115,13 @@ async fn control(context: Arc<Context>, namespaces: Vec<String>, ending: Cancell
             backups::run(context.clone(), namespace, ending.clone()),
         )
     };
+    // One for all: a HeliosClient may be in another namespace than its cluster.
+    let clients = clients::run(context.clone(), namespaces.clone(), ending.clone());
     if namespaces.is_empty() {
-        all(None).await;
+        future::join(all(None), clients).await;
         return;
     }
-    join_all(namespaces.into_iter().map(|namespace| all(Some(namespace)))).await;
+    future::join(join_all(namespaces.into_iter().map(|namespace| all(Some(namespace)))), clients).await;
 }
 
 async fn stop(terminated: &mut tokio::signal::unix::Signal) {

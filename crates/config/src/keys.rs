@@ -255,9 +255,11 @@ pub const KEYS: &[Key] = &[
         once one for the DNS name `management.heliosdb.io` has called this process. `required`: only one for that name \
         (`heliosctl certs create --admin`). Calls among members, and `Status`, need any certificate of the CA."),
     key("auth", "users_file", "empty", Restart,
-        "YAML: `users: [{name, password_sha256, role}]`, `role` being `read-only`, `read-write`, `backup` or `admin`, \
-         `password_sha256` 64 hexadecimal digits (`sha256sum` of the password without a line end). Other users are \
-         rejected."),
+        "YAML: `users: [{name, password_sha256, role, previous_password_sha256, prefixes}]`, `role` being `read-only`, \
+         `read-write`, `backup` or `admin`, `password_sha256` 64 hexadecimal digits (`sha256sum` of the password without a line \
+         end). With `previous_password_sha256` a second password is valid; with `prefixes` the user may access keys and channels \
+         that begin with one of them, and nothing that reveals others. A second list, `clients`, has the same form and is kept by \
+         the operator. Other users are rejected."),
     key("auth", "max_delay", "`2s`", Restart,
         "Longest delay after wrong passwords. They delay further attempts of their address (an IPv6 /64 counts as one): not the \
         first four, then by 100 ms, doubled with each, up to this; at most `10s`. An attempt whose turn is more than 10 s away is \

@@ -16,6 +16,8 @@ use bytes::Bytes;
 const REMEMBERED: usize = 4096;
 const MAX_KEY_BYTES: usize = 1024;
 const CURSOR_BITS: u32 = 53;
+/// Walk over the keys; a walk over the elements of a key has its cursor, which is never 0.
+const KEYS: u64 = 0;
 
 /// Cursors that this node issued: the newest 4,096, at most 4 MiB of keys.
 #[derive(Debug, Default)]
@@ -25,19 +27,29 @@ pub struct Cursors {
 
 #[derive(Debug, Default)]
 struct Issued {
-    keys: HashMap<u64, Bytes>,
-    order: VecDeque<u64>,
+    /// By what is walked over, and the cursor.
+    keys: HashMap<(u64, u64), Bytes>,
+    order: VecDeque<(u64, u64)>,
 }
 
 impl Cursors {
-    /// Issues the cursor that resumes at `key`.
+    /// Issues the cursor that resumes a walk over the keys at `key`.
     pub fn issue(&self, key: &[u8]) -> u64 {
+        self.issue_in(KEYS, key)
+    }
+
+    /// Issues the cursor that resumes a walk over the elements of `key` at `element`.
+    pub fn issue_element(&self, key: &[u8], element: &[u8]) -> u64 {
+        self.issue_in(cursor_of(key), element)
+    }
+
+    fn issue_in(&self, walked: u64, key: &[u8]) -> u64 {
         let cursor = cursor_of(key);
         if key.len() <= MAX_KEY_BYTES {
             let mut issued = self.issued.lock().unwrap_or_else(PoisonError::into_inner);
             // Copied: a slice would keep the whole block in memory that it was read from.
-            if issued.keys.insert(cursor, Bytes::copy_from_slice(key)).is_none() {
-                issued.order.push_back(cursor);
+            if issued.keys.insert((walked, cursor), Bytes::copy_from_slice(key)).is_none() {
+                issued.order.push_back((walked, cursor));
             }
             if issued.order.len() > REMEMBERED
                 && let Some(oldest) = issued.order.pop_front()
@@ -50,8 +62,17 @@ impl Cursors {
 
     /// Returns the key that `cursor` resumes at, if it is still in the table.
     pub fn key(&self, cursor: u64) -> Option<Bytes> {
+        self.key_in(KEYS, cursor)
+    }
+
+    /// Returns the element of `key` that `cursor` resumes at, if it is still in the table.
+    pub fn element(&self, key: &[u8], cursor: u64) -> Option<Bytes> {
+        self.key_in(cursor_of(key), cursor)
+    }
+
+    fn key_in(&self, walked: u64, cursor: u64) -> Option<Bytes> {
         let issued = self.issued.lock().unwrap_or_else(PoisonError::into_inner);
-        issued.keys.get(&cursor).cloned()
+        issued.keys.get(&(walked, cursor)).cloned()
     }
 }
 

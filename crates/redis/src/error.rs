@@ -32,6 +32,8 @@ pub enum Refusal {
     NoAuth,
     #[error("NOPERM this user has no permissions to run the '{0}' command")]
     NoPermission(&'static str),
+    #[error("NOPERM {0}")]
+    OutsidePrefixes(String),
     /// Text that only one command uses.
     #[error("{0}")]
     Other(Cow<'static, str>),
@@ -68,6 +70,7 @@ impl Refusal {
                 | Self::Arity(_)
                 | Self::NoAuth
                 | Self::NoPermission(_)
+                | Self::OutsidePrefixes(_)
         )
     }
 

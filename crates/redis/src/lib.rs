@@ -18,6 +18,7 @@ mod metrics;
 mod notifications;
 pub mod output;
 mod pause;
+mod prefixes;
 pub mod reference;
 mod script;
 mod server;

@@ -27,7 +27,7 @@ writes. To see those of another connection, on any node: `HELIOS.TOKEN` there, a
 const TAIL: &str = "\
 ## Where this differs from Redis
 
-- There is one database, 0. Users are in a file (`auth.users_file`) and have one of three roles: `ACL` shows
+- There is one database, 0. Users are in a file (`auth.users_file`) and have a role, and may be limited to key prefixes: `ACL` shows
   them and changes nothing. Without users and without a password every client is `default` and may do
   everything.
 - `SCAN` walks the keys in byte order. A key that exists from the first call to the last is returned exactly

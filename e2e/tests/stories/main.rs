@@ -1,6 +1,7 @@
 //! The user stories, run on a real Kubernetes. scripts/stories.sh prepares cluster and images and runs them.
 
 mod backup;
+mod client;
 mod cluster_chart;
 mod delete;
 mod disk_lost;
@@ -65,6 +66,7 @@ const MORE: &[(&str, Body)] = &[
     ("name_taken", name_taken::run),
     ("backup", backup::run),
     ("drill", drill::run),
+    ("client", client::run),
 ];
 
 fn main() -> ExitCode {

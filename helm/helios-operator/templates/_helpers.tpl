@@ -100,6 +100,14 @@ helm.sh/chart: {{ .Chart.Name }}-{{ .Chart.Version | replace "+" "_" }}
 - apiGroups: [heliosdb.io]
   resources: [heliosbackupstores/status, heliosbackups/status, heliosscheduledbackups/status]
   verbs: [patch]
+# Users of applications are described by HeliosClients. Their Secrets are in the namespaces of the applications, of those that
+# are watched, under the right to Secrets above.
+- apiGroups: [heliosdb.io]
+  resources: [heliosclients]
+  verbs: [get, list, watch]
+- apiGroups: [heliosdb.io]
+  resources: [heliosclients/status]
+  verbs: [patch]
 # The archiver is created, changed, and deleted when a cluster has no backups any more.
 - apiGroups: [apps]
   resources: [deployments]
@@ -114,9 +122,13 @@ helm.sh/chart: {{ .Chart.Name }}-{{ .Chart.Version | replace "+" "_" }}
   verbs: [create, patch]
 {{- end }}
 
-{{- /* Rights on cluster-scoped objects. An operator that is limited to namespaces has none of these: it does not see that
+{{- /* Rights on cluster-scoped objects. An operator that is limited to namespaces has none of these: it does not select namespaces by their labels, does not see that
        a host is cordoned or gone, and instead of deleting a volume that it cannot keep it reports that and waits for an admin. */ -}}
 {{- define "helios.clusterRules" -}}
+# The labels of a namespace decide whether spec.clients.allow of a cluster selects it.
+- apiGroups: [""]
+  resources: [namespaces]
+  verbs: [get]
 # Nodes are watched: leadership is moved off cordoned ones, and members are replaced whose node is gone.
 - apiGroups: [""]
   resources: [nodes]

@@ -4,15 +4,16 @@ use std::convert::Infallible;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 
+use bytes::Bytes;
 use futures::future::BoxFuture;
 use futures::{Stream, StreamExt as _, stream};
-use helios_service::auth::{Access, Pass, Role, admit_in_turn, admitted};
+use helios_service::auth::{Access, Identity, Pass, Role, admit_in_turn, admitted};
 use helios_service::rejections::Rejections;
 use helios_service::tls::Caller;
 use tonic::body::Body;
 use tonic::codegen::http::header::AUTHORIZATION;
 use tonic::codegen::http::{Request, Response};
-use tonic::{Code, Status};
+use tonic::{Code, Extensions, Status};
 use tower::{Layer, Service};
 
 use crate::error::Error;
@@ -23,9 +24,43 @@ pub struct GuardLayer {
     rejections: Rejections,
 }
 
-/// Name of the authenticated user, for the service behind the guard.
+/// The authenticated user, for the service behind the guard; `None`: authentication is off, or the call needs none.
 #[derive(Debug, Clone, Default)]
-pub struct User(pub Option<Arc<str>>);
+pub struct User(pub Option<Identity>);
+
+impl User {
+    /// Returns the user of a call.
+    pub fn of(extensions: &Extensions) -> Self {
+        extensions.get::<Self>().cloned().unwrap_or_default()
+    }
+
+    /// Checks that the user may access all of the keys.
+    ///
+    /// # Errors
+    /// `Forbidden`, with the key and the user's prefixes.
+    pub fn check_keys<'a>(&self, keys: impl IntoIterator<Item = &'a Bytes>) -> Result<(), Error> {
+        let Some(identity) = &self.0 else { return Ok(()) };
+        keys.into_iter().try_for_each(|key| identity.check_key(key))
+    }
+
+    /// Checks that the user may access all keys from `start` on and before `end`, `None`: to the last key.
+    ///
+    /// # Errors
+    /// `Forbidden`, with the user's prefixes.
+    pub fn check_range(&self, start: &[u8], end: Option<&[u8]>) -> Result<(), Error> {
+        match &self.0 {
+            Some(identity) if !identity.prefixes().allow_range(start, end) => {
+                identity.check_all_keys("this range")
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Whether the user may access some keys only.
+    pub fn is_limited(&self) -> bool {
+        self.0.as_ref().is_some_and(|identity| identity.prefixes().is_limited())
+    }
+}
 
 #[derive(Clone)]
 pub struct Guard<S> {
@@ -45,7 +80,7 @@ impl GuardLayer {
         path: &str,
         caller: &Caller,
         header: Option<&str>,
-    ) -> Result<Option<(Pass, Option<Arc<str>>)>, Error> {
+    ) -> Result<Option<(Pass, Option<Identity>)>, Error> {
         let Some(needed) = role_for(path) else { return Ok(None) };
         let judge = || {
             self.access.check_host(caller.client.address.ip())?;
@@ -56,12 +91,14 @@ impl GuardLayer {
         };
         let identity =
             admit_in_turn(&self.access, "grpc", &caller.client, &self.rejections, header, judge).await?;
-        if identity.role().includes(needed) {
-            let user = (!self.access.is_open()).then(|| identity.name().into());
-            return Ok(Some((Pass::new(Arc::clone(&self.access), header, identity.role()), user)));
-        }
-        self.rejections.count("no_permission");
-        Err(identity.lacks(needed))
+        let allowed = match identity.role().includes(needed) {
+            true if needed == Role::Backup => identity.check_all_keys("a backup"),
+            true => Ok(()),
+            false => Err(identity.lacks(needed)),
+        };
+        allowed.inspect_err(|_| self.rejections.count("no_permission"))?;
+        let pass = Pass::new(Arc::clone(&self.access), header, &identity);
+        Ok(Some((pass, (!self.access.is_open()).then_some(identity))))
     }
 }
 

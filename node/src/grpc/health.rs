@@ -13,6 +13,8 @@ use tokio::sync::watch;
 use tokio_stream::wrappers::WatchStream;
 use tokio_util::sync::CancellationToken;
 use tonic::{Request, Response, Status};
+
+use super::guard::User;
 use tonic_health::pb::health_check_response::ServingStatus;
 use tonic_health::pb::health_server::Health;
 use tonic_health::pb::{HealthCheckRequest, HealthCheckResponse};
@@ -32,8 +34,18 @@ impl<D: Database> InfoService<D> {
 
 #[tonic::async_trait]
 impl<D: Database> ClusterInfo for InfoService<D> {
-    async fn status(&self, _request: Request<StatusRequest>) -> Result<Response<StatusResponse>, Status> {
-        Ok(Response::new(self.0.status()))
+    async fn status(&self, request: Request<StatusRequest>) -> Result<Response<StatusResponse>, Status> {
+        let status = self.0.status();
+        if User::of(request.extensions()).is_limited() {
+            // Their sizes would reveal the keys of others.
+            return Ok(Response::new(StatusResponse {
+                keys: 0,
+                snapshot_size_bytes: 0,
+                state: None,
+                ..status
+            }));
+        }
+        Ok(Response::new(status))
     }
 }
 

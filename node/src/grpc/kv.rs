@@ -105,6 +105,7 @@ impl<D: Database> KvService<D> {
 #[tonic::async_trait]
 impl<D: Database> Kv for KvService<D> {
     async fn get(&self, request: Request<GetRequest>) -> Result<Response<GetResponse>, Status> {
+        User::of(request.extensions()).check_keys([&request.get_ref().key])?;
         let request = request.into_inner();
         let GetRequest { consistency: _, max_staleness_ms, after, key } = &request;
         self.await_fresh(request.consistency(), *max_staleness_ms, after.as_ref()).await?;
@@ -114,6 +115,7 @@ impl<D: Database> Kv for KvService<D> {
     }
 
     async fn put(&self, request: Request<PutRequest>) -> Result<Response<PutResponse>, Status> {
+        User::of(request.extensions()).check_keys([&request.get_ref().key])?;
         let identity = identity(&request);
         let request = request.into_inner();
         let ack = request.ack();
@@ -128,6 +130,7 @@ impl<D: Database> Kv for KvService<D> {
     }
 
     async fn delete(&self, request: Request<DeleteRequest>) -> Result<Response<DeleteResponse>, Status> {
+        User::of(request.extensions()).check_keys(&request.get_ref().keys)?;
         let identity = identity(&request);
         let request = request.into_inner();
         let ack = request.ack();
@@ -143,13 +146,15 @@ impl<D: Database> Kv for KvService<D> {
     }
 
     async fn range(&self, request: Request<RangeRequest>) -> Result<Response<RangeResponse>, Status> {
+        let user = User::of(request.extensions());
         let request = request.into_inner();
+        let end = (!request.end.is_empty()).then_some(request.end.as_ref());
+        user.check_range(&request.start, end)?;
         self.await_fresh(request.consistency(), request.max_staleness_ms, request.after.as_ref()).await?;
         let limit = match request.limit {
             0 => DEFAULT_RANGE,
             limit => limit.min(MAX_RANGE),
         } as usize;
-        let end = (!request.end.is_empty()).then_some(request.end.as_ref());
         // Read before the keys, so that a watch from this revision may repeat a concurrent write but misses none.
         let revision = self.database.store().changes_through();
         let (found, more) = strings(&self.database, &request.start, end, limit).await.map_err(unreadable)?;
@@ -161,6 +166,7 @@ impl<D: Database> Kv for KvService<D> {
         &self,
         request: Request<TransactionRequest>,
     ) -> Result<Response<TransactionResponse>, Status> {
+        User::of(request.extensions()).check_keys(transaction::keys(request.get_ref()))?;
         let identity = identity(&request);
         let request = request.into_inner();
         let ack = request.ack();
@@ -179,6 +185,8 @@ impl<D: Database> Kv for KvService<D> {
 
     async fn watch(&self, request: Request<WatchRequest>) -> Result<Response<Self::WatchStream>, Status> {
         let pass = request.extensions().get::<Pass>().cloned();
+        // Also with `prefix`: then all watched keys begin with `key`.
+        User::of(request.extensions()).check_keys([&request.get_ref().key])?;
         let request = request.into_inner();
         if request.key.is_empty() && !request.prefix {
             return Err(Error::invalid("key is empty: name one, or set prefix to watch every key").into());
@@ -228,10 +236,10 @@ async fn strings(
 /// Returns the identity whose share of the remembered clients a request is charged to: its user, or else its host; for
 /// IPv6, where a host has many addresses, its /64.
 fn identity<T>(request: &Request<T>) -> Bytes {
-    let user = request.extensions().get::<User>().and_then(|user| user.0.clone());
+    let user = User::of(request.extensions()).0;
     let caller = request.extensions().get::<Caller>();
     let name = match (user, caller.map(|caller| caller.client.address.ip().to_canonical())) {
-        (Some(user), _) => format!("user {user}").into_bytes(),
+        (Some(user), _) => format!("user {}", user.name()).into_bytes(),
         (None, Some(IpAddr::V4(address))) => [b"host", &address.octets()[..]].concat(),
         (None, Some(IpAddr::V6(address))) => [b"host", &address.octets()[..8]].concat(),
         (None, None) => b"host".to_vec(),
@@ -259,13 +267,20 @@ fn unreadable(error: StateError) -> Error {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use helios_service::auth::Client;
+    use helios_service::auth::{Access, AccessOptions, Client};
 
     fn from(user: Option<&str>, address: &str) -> Bytes {
+        let hash = "2bb80d537b1da3e38bd30361aa855686bde0eacd7162fef6a25fe97bf527a25b";
+        let line = |name| format!("{{name: {name}, password_sha256: {hash}, role: admin}}");
+        let file = tempfile::NamedTempFile::new().unwrap();
+        std::fs::write(file.path(), format!("users: [{}, {}]", line("a"), line("b"))).unwrap();
+        let options = AccessOptions { users_file: Some(file.path().to_owned()), ..AccessOptions::default() };
+        let access = Access::load(options).unwrap();
+        let user = user.map(|user| access.authenticate(user.as_bytes(), b"secret").unwrap());
         let mut request = Request::new(());
         let client = Client::new(address.parse().unwrap());
         request.extensions_mut().insert(Caller { client, certificate: None });
-        request.extensions_mut().insert(User(user.map(Arc::from)));
+        request.extensions_mut().insert(User(user));
         identity(&request)
     }
 

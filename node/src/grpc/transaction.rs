@@ -1,9 +1,10 @@
 //! Conversion of a guarded transaction to one log entry. Pure.
 
+use bytes::Bytes;
 use helios_proto::v1::command::Op;
 use helios_proto::v1::reply::Kind;
 use helios_proto::v1::write::Kind as Wanted;
-use helios_proto::v1::{Command, ErrorCode, Guard, Reply, Set, Transaction, Write};
+use helios_proto::v1::{Command, ErrorCode, Guard, Reply, Set, Transaction, TransactionRequest, Write};
 
 use crate::error::Error;
 use crate::state::commands;
@@ -15,6 +16,15 @@ pub fn operation(guards: Vec<Guard>, writes: Vec<Write>) -> Result<Op, Error> {
     check_steps(guards.len() + writes.len())?;
     let steps = writes.into_iter().map(step).collect::<Result<_, _>>()?;
     Ok(Op::Transaction(Transaction { guards, steps }))
+}
+
+/// Returns the keys that a transaction reads or writes.
+pub fn keys(request: &TransactionRequest) -> impl Iterator<Item = &Bytes> {
+    let written = request.writes.iter().filter_map(|write| match write.kind.as_ref()? {
+        Wanted::Put(put) => Some(&put.key),
+        Wanted::Delete(delete) => Some(&delete.key),
+    });
+    request.guards.iter().map(|guard| &guard.key).chain(written)
 }
 
 pub fn check_steps(count: usize) -> Result<(), Error> {

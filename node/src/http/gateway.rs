@@ -102,7 +102,8 @@ impl Gateway {
         };
         let span = Span::server(&route, &headers);
         let answered = async {
-            let request = Request { query, headers, body: collect(body).await? };
+            let user = identity.clone();
+            let request = Request { query, headers, body: collect(body).await?, user };
             if route == Route::StatusStream {
                 return Ok(self.stream(request.headers, client, identity));
             }
@@ -136,13 +137,12 @@ impl Gateway {
         let judge = || self.identify(headers, client);
         let identity =
             admit_in_turn(&self.access, "gateway", client, &self.rejections, header, judge).await?;
-        match route.map(|route| route.role()) {
-            Some(needed) if !identity.role().includes(needed) => {
-                self.rejections.count("no_permission");
-                Err(identity.lacks(needed))
-            }
-            _ => Ok(identity),
-        }
+        let allowed = match route {
+            Some(route) if !identity.role().includes(route.role()) => Err(identity.lacks(route.role())),
+            Some(route) if !route.checks_keys() => identity.check_all_keys("this route"),
+            _ => Ok(()),
+        };
+        allowed.inspect_err(|_| self.rejections.count("no_permission")).map(|()| identity)
     }
 
     /// Authenticates a request by the current token and users.

@@ -7,6 +7,7 @@ use base64::engine::general_purpose::STANDARD;
 use helios_proto::v1::command::Op;
 use helios_proto::v1::reply::Kind;
 use helios_proto::v1::{self as proto, ErrorCode, Reply, Token};
+use helios_service::auth::Identity;
 use helios_service::database::{Ack, Database, Freshness};
 use helios_service::token;
 use serde::Deserialize;
@@ -73,13 +74,15 @@ struct ReadBody {
 
 pub async fn put(request: &Request, node: &Node) -> Result<Response, Box<Response>> {
     let PutBody { key, value, ack } = request.json()?;
+    request.check_key(&key)?;
     let set = proto::Set { key: key.into(), value: value.into(), ..proto::Set::default() };
     Ok(written(write(node, commands::set(set), ack.as_deref()).await, node))
 }
 
 pub async fn apply(request: &Request, node: &Node) -> Result<Response, Box<Response>> {
     let ApplyBody { kind, data, ack } = request.json()?;
-    let outcome = match operation(kind, data, node.has_machine()) {
+    let user = request.user.as_ref();
+    let outcome = match operation(kind, data, node.has_machine(), user) {
         Ok(op) => write(node, op, ack.as_deref()).await,
         Err(error) => Err(error),
     };
@@ -88,18 +91,22 @@ pub async fn apply(request: &Request, node: &Node) -> Result<Response, Box<Respo
 
 /// Returns the log operation of a command: for the embedding application's state machine if there is one, else for the
 /// keys.
-fn operation(kind: String, data: Json, has_machine: bool) -> Result<Op, Error> {
+fn operation(kind: String, data: Json, has_machine: bool, user: Option<&Identity>) -> Result<Op, Error> {
+    let check = |key: &str| user.map_or(Ok(()), |user| user.check_key(key.as_bytes()));
     if has_machine {
+        user.map_or(Ok(()), |user| user.check_all_keys("a command of the application's state machine"))?;
         return Ok(Op::Apply(proto::Apply { kind, data: data.to_string().into() }));
     }
     let wrong = |error: serde_json::Error| Error::invalid(format!("data of {kind:?}: {error}"));
     match kind.as_str() {
         "set" => {
             let SetData { key, value } = serde_json::from_value(data).map_err(wrong)?;
+            check(&key)?;
             Ok(commands::set(proto::Set { key: key.into(), value: value.into(), ..proto::Set::default() }))
         }
         "delete" => {
             let DeleteData { key } = serde_json::from_value(data).map_err(wrong)?;
+            check(&key)?;
             Ok(commands::delete(vec![key.into()]))
         }
         _ => Err(Error::invalid(format!("type {kind:?}: write set or delete"))),
@@ -137,12 +144,14 @@ fn written(outcome: Result<Reply, Error>, node: &Node) -> Response {
 
 pub async fn get(request: &Request, node: &Node) -> Result<Response, Box<Response>> {
     let GetQuery { key, consistency, max_staleness_ms } = request.query()?;
+    request.check_key(&key)?;
     let freshness = wanted(consistency.as_deref(), max_staleness_ms);
     Ok(found(&key, freshness, request.header(TOKEN_HEADER), node).await)
 }
 
 pub async fn read(request: &Request, node: &Node) -> Result<Response, Box<Response>> {
     let ReadBody { query, consistency, max_staleness_ms } = request.json()?;
+    request.check_key(&query)?;
     let freshness = wanted(consistency.as_deref(), max_staleness_ms.map(|Whole(ms)| ms));
     Ok(found(&query, freshness, request.header(TOKEN_HEADER), node).await)
 }

@@ -4,13 +4,14 @@ use std::time::Duration;
 
 use bytes::{Buf, Bytes, BytesMut};
 use futures::{Stream, StreamExt};
+use helios_service::auth::Identity;
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use warp::http::header::CONTENT_TYPE;
 use warp::http::{HeaderMap, StatusCode};
 use warp::reply::Response;
 
-use super::answer::unreadable;
+use super::answer::{failed, unreadable};
 
 const MAX_BODY_BYTES: usize = 8 << 20;
 /// Time for the complete body to arrive.
@@ -23,9 +24,17 @@ pub struct Request {
     pub query: String,
     pub headers: HeaderMap,
     pub body: Bytes,
+    /// The authenticated user; `None` on routes that need none.
+    pub user: Option<Identity>,
 }
 
 impl Request {
+    /// Checks that the user may access the key.
+    pub fn check_key(&self, key: &str) -> Result<(), Box<Response>> {
+        let checked = self.user.as_ref().map_or(Ok(()), |user| user.check_key(key.as_bytes()));
+        checked.map_err(|error| Box::new(failed(&error)))
+    }
+
     pub fn header(&self, name: &str) -> Option<&str> {
         self.headers.get(name)?.to_str().ok()
     }

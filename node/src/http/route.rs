@@ -91,6 +91,26 @@ impl Route {
         }
     }
 
+    /// Whether a user who may access some keys only may use the route: it reveals nothing of other keys, or checks the key
+    /// itself.
+    pub fn checks_keys(self) -> bool {
+        matches!(
+            self,
+            Self::Put
+                | Self::Get
+                | Self::Apply
+                | Self::Read
+                | Self::Live
+                | Self::Ready
+                | Self::Primary
+                | Self::Replica
+                | Self::Leader
+                | Self::Nodes
+                | Self::OpenApi
+                | Self::Page
+        )
+    }
+
     /// Whether the route needs no authentication: probes of a kubelet or a balancer, which reveal only yes or no, and
     /// the page, which asks the user for the token.
     pub fn is_open(self) -> bool {

@@ -50,7 +50,7 @@ pub async fn run(context: Arc<Context>, namespace: Option<String>, stop: Cancell
     .await;
 }
 
-fn scoped<K>(client: &Client, namespace: Option<&str>) -> Api<K>
+pub(crate) fn scoped<K>(client: &Client, namespace: Option<&str>) -> Api<K>
 where
     K: Resource<DynamicType = (), Scope = NamespaceResourceScope>,
 {
@@ -125,7 +125,7 @@ fn span(text: &str) -> Option<SignedDuration> {
 }
 
 /// Sets a condition; the time of its last transition stays while its status does.
-fn set_condition(
+pub(crate) fn set_condition(
     conditions: &mut Vec<Condition>,
     type_: ConditionType,
     (status, reason, message): (ConditionStatus, Reason, String),

@@ -36,7 +36,61 @@ pub struct Needed {
 /// As the members read it (`auth.users_file`).
 #[derive(Debug, Default, Serialize, Deserialize)]
 struct Users {
+    #[serde(default)]
     users: Vec<BTreeMap<String, Value>>,
+    /// Users of HeliosClients.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    clients: Vec<ClientLine>,
+}
+
+/// Line of a HeliosClient's user.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ClientLine {
+    pub name: String,
+    pub password_sha256: String,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub previous_password_sha256: Option<String>,
+    pub role: String,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub prefixes: Option<Vec<String>>,
+}
+
+/// Returns the lines of HeliosClients in a list of users, and the names of the other users.
+///
+/// # Errors
+/// In words, when the list is none.
+pub fn clients_of(list: &str) -> Result<(Vec<ClientLine>, Vec<String>), String> {
+    let Users { users, clients } = parse(list)?;
+    let names = users.iter().filter_map(|user| user.get("name")?.as_str().map(str::to_owned));
+    Ok((clients, names.collect()))
+}
+
+/// Returns the list with these lines of HeliosClients in place of those that it has.
+///
+/// # Errors
+/// In words, when the list is none.
+pub fn with_clients(list: &str, clients: Vec<ClientLine>) -> Result<String, String> {
+    let users = Users { clients, ..parse(list)? };
+    serde_saphyr::to_string(&users).map_err(|error| error.to_string())
+}
+
+fn parse(list: &str) -> Result<Users, String> {
+    serde_saphyr::from_str::<Users>(list).map_err(|error| {
+        format!(
+            "{USERS} is not a list of users ({error}); correct it, or remove that key to have it made again"
+        )
+    })
+}
+
+/// Digest of the list as members report it (`users_file_digest`).
+pub fn list_digest(list: &str) -> String {
+    hex(&digest(&SHA256, list.as_bytes()).as_ref()[..8])
+}
+
+/// Returns the URI of a user at a host.
+pub fn uri(has_tls: bool, user: &str, password: &str, host: &str, port: u16) -> String {
+    let scheme = if has_tls { "rediss" } else { "redis" };
+    format!("{scheme}://{}:{}@{host}:{port}", in_uri(user), in_uri(password))
 }
 
 /// `found` has all entries, and those that follow from others are up to date.
@@ -69,8 +123,7 @@ pub fn complete(found: &Data, needed: &Needed, mut draw: impl FnMut() -> String)
         users = with_password(Some(&users), BACKUP_USER, &password, "backup")?;
     }
     let Needed { host, port, authority, backup_user: _ } = needed;
-    let scheme = if authority.is_some() { "rediss" } else { "redis" };
-    let uri = format!("{scheme}://{}:{}@{host}:{port}", in_uri(&username), in_uri(&password));
+    let uri = uri(authority.is_some(), &username, &password, host, *port);
     let follows = [("host", host.clone()), ("port", port.to_string()), ("uri", uri), (USERS, users)];
     data.extend(follows.map(|(name, value)| (name.to_owned(), value)));
     data.extend(authority.clone().map(|pem| (AUTHORITY.to_owned(), pem)));
@@ -82,8 +135,7 @@ pub fn complete(found: &Data, needed: &Needed, mut draw: impl FnMut() -> String)
 fn with_password(list: Option<&str>, username: &str, password: &str, role: &str) -> Result<String, String> {
     let list = list.filter(|text| !text.trim().is_empty());
     let mut users = match list {
-        Some(text) => serde_saphyr::from_str::<Users>(text)
-            .map_err(|error| format!("{USERS} is not a list of users ({error}); correct it, or remove that key to have it made again"))?,
+        Some(text) => parse(text)?,
         None => Users::default(),
     };
     let hash = Value::from(hash(password));
@@ -100,7 +152,8 @@ fn with_password(list: Option<&str>, username: &str, password: &str, role: &str)
     serde_saphyr::to_string(&users).map_err(|error| error.to_string())
 }
 
-fn hash(password: &str) -> String {
+/// SHA-256 of a password, as `sha256sum` prints it.
+pub fn hash(password: &str) -> String {
     hex(digest(&SHA256, password.as_bytes()).as_ref())
 }
 
@@ -191,6 +244,30 @@ mod tests {
         assert!(data[USERS].contains(&hash("drawn3")) && data[USERS].contains("role: backup"));
         assert_eq!(complete(&data, &needed, never).unwrap(), data);
         assert_eq!(complete(&data, &address(), never).unwrap(), data, "it stays when backups are turned off");
+    }
+
+    #[test]
+    fn lines_of_clients_are_replaced_and_kept_when_the_password_changes() {
+        let line = |name: &str| ClientLine {
+            name: name.to_owned(),
+            password_sha256: hash(name),
+            previous_password_sha256: None,
+            role: "read-only".to_owned(),
+            prefixes: Some(vec!["a:".to_owned()]),
+        };
+        let mut data = drawn();
+        let list = with_clients(&data[USERS], vec![line("ns.a"), line("ns.b")]).unwrap();
+        assert_eq!(clients_of(&list), Ok((vec![line("ns.a"), line("ns.b")], vec!["default".to_owned()])));
+        data.insert(USERS.to_owned(), list.clone());
+        data.insert(PASSWORD.to_owned(), "changed".to_owned());
+        let changed = complete(&data, &address(), never).unwrap();
+        assert!(changed[USERS].contains(&hash("changed")));
+        assert_eq!(clients_of(&changed[USERS]).unwrap().0, [line("ns.a"), line("ns.b")]);
+        assert!(
+            !with_clients(&list, Vec::new()).unwrap().contains("clients"),
+            "members of an earlier version read it"
+        );
+        assert_ne!(list_digest(&list), list_digest(&data[PASSWORD]));
     }
 
     #[test]

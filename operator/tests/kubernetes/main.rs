@@ -6,6 +6,7 @@
 #![allow(clippy::unwrap_used)]
 
 mod backups;
+mod clients;
 mod cost;
 mod drills;
 mod events;

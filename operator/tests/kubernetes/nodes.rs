@@ -35,6 +35,8 @@ struct Members {
     leader: Option<u64>,
     calls: Vec<Call>,
     script: Script,
+    /// Digest of the list of users that they use.
+    users_digest: String,
     /// How often each has said its status.
     answers: BTreeMap<u32, u64>,
 }
@@ -121,6 +123,11 @@ impl Nodes {
     /// Answers of all members so far.
     pub fn answers(&self, cluster: &str) -> u64 {
         self.0.lock().unwrap()[cluster].answers.values().sum()
+    }
+
+    /// From now on the members use the list of users with this digest.
+    pub fn use_users(&self, cluster: &str, digest: String) {
+        self.0.lock().unwrap().entry(cluster.to_owned()).or_default().users_digest = digest;
     }
 
     /// As if an operator with this token had changed the membership.
@@ -257,6 +264,7 @@ impl Node {
             progress: if role == Role::Leader { others.map(heard).collect() } else { Vec::new() },
             ready: true,
             version: "0.0.0".to_owned(),
+            users_file_digest: members.users_digest.clone(),
             membership: Some(membership),
             ..blank
         }

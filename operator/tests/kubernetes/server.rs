@@ -68,7 +68,7 @@ impl Server {
         }
         until("the resources are served", Duration::from_secs(30), async || {
             let client = || server.client.clone();
-            let last = Api::<helios_crds::HeliosScheduledBackup>::default_namespaced(client());
+            let last = Api::<helios_crds::HeliosClient>::default_namespaced(client());
             Api::<helios_crds::HeliosCluster>::default_namespaced(client())
                 .list(&Default::default())
                 .await

@@ -1,7 +1,7 @@
 //! `ACL`, and the role that a command requires.
 
 use bytes::Bytes;
-use helios_service::auth::Role;
+use helios_service::auth::{Role, User};
 
 use super::super::error::{Refusal, shown};
 use super::super::frame::Frame;
@@ -88,6 +88,18 @@ fn rules(role: Role) -> &'static str {
     }
 }
 
+/// Returns the rule of a user in the syntax of Redis.
+fn rule_of(user: &User) -> String {
+    let User { name, role, prefixes, .. } = user;
+    let patterns = |sign: char| match prefixes.is_limited() {
+        true => {
+            prefixes.iter().map(|prefix| format!("{sign}{}* ", String::from_utf8_lossy(prefix))).collect()
+        }
+        false => format!("{sign}* "),
+    };
+    format!("user {name} on {}{}{}", patterns('~'), patterns('&'), rules(*role))
+}
+
 impl AclRequest {
     pub fn execute(self, context: &Context<'_>) -> Frame {
         let users = || context.shared.access.users().into_iter();
@@ -95,11 +107,8 @@ impl AclRequest {
             Self::WhoAmI => Frame::bulk(
                 context.session.identity.as_ref().map_or("", |identity| identity.name()).to_owned(),
             ),
-            Self::Users => Frame::Array(users().map(|(name, _)| Frame::bulk(name)).collect()),
-            Self::List => {
-                let line = |(name, role)| Frame::bulk(format!("user {name} on ~* &* {}", rules(role)));
-                Frame::Array(users().map(line).collect())
-            }
+            Self::Users => Frame::Array(users().map(|user| Frame::bulk(user.name.clone())).collect()),
+            Self::List => Frame::Array(users().map(|user| Frame::bulk(rule_of(&user))).collect()),
         }
     }
 }

@@ -169,7 +169,7 @@ impl Victims {
     fn unknown_user(&self, context: &Context<'_>) -> Option<&Bytes> {
         let name = self.user.as_ref().filter(|name| name[..] != *DEFAULT_USER.as_bytes())?;
         let users = context.shared.access.users();
-        (!users.iter().any(|(known, _)| known.as_bytes() == name)).then_some(name)
+        (!users.iter().any(|known| known.name.as_bytes() == name)).then_some(name)
     }
 
     fn kill(&self, context: &mut Context<'_>) -> i64 {

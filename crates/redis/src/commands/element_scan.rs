@@ -60,9 +60,10 @@ impl ElementScan {
     }
 
     pub async fn execute(self, at: &Snapshot<'_>) -> Result<Frame, Error> {
+        let key = self.key.clone();
         let first = match self.cursor {
             0 => Some(Bytes::new()),
-            cursor => match at.cursors.key(cursor) {
+            cursor => match at.cursors.element(&self.key, cursor) {
                 Some(name) => Some(name),
                 None => self.search(at).await?,
             },
@@ -72,7 +73,7 @@ impl ElementScan {
             Some(first) => self.page(first, self.options.count, at).await?,
             None => Page { elements: Vec::new(), next: None },
         };
-        let next = page.next.map_or(0, |name| at.cursors.issue(&name));
+        let next = page.next.map_or(0, |name| at.cursors.issue_element(&key, &name));
         let (mut parts, mut steps) = (Vec::new(), Steps::default());
         for (name, data) in page.elements {
             if self.options.selects(&name, &mut steps)? {

@@ -2,6 +2,7 @@
 
 use bytes::Bytes;
 use helios_proto::Error;
+use helios_service::auth::first_key_after;
 use helios_service::glob::{Pattern, Steps};
 use helios_state::{AnswerBudget, Value};
 
@@ -27,6 +28,8 @@ pub struct Scan {
     options: Options,
     /// Requested type of values, in lower case.
     type_filter: Option<Bytes>,
+    /// Whether nothing outside the keys that the pattern can match may be read, not even to find the cursor's key.
+    is_within_pattern: bool,
 }
 
 /// The options that `SCAN`, `HSCAN`, `SSCAN` and `ZSCAN` have in common.
@@ -76,7 +79,7 @@ pub fn scan(mut args: Args) -> Result<Request, Refusal> {
         }
         is_type
     })?;
-    Ok(Request::Read(Read::Scan(Scan { cursor, options, type_filter })))
+    Ok(Request::Read(Read::Scan(Scan { cursor, options, type_filter, is_within_pattern: false })))
 }
 
 pub fn cursor(word: &[u8]) -> Result<u64, Refusal> {
@@ -100,10 +103,16 @@ impl Scan {
         self.options.pattern.as_ref()
     }
 
+    /// Returns the scan that reads only keys that the pattern can match.
+    pub fn within_pattern(self) -> Self {
+        Self { is_within_pattern: true, ..self }
+    }
+
     pub async fn execute(self, at: &Snapshot<'_>) -> Result<Frame, Error> {
+        let within = self.pattern().filter(|_| self.is_within_pattern);
         let start = match self.cursor {
             0 => Bytes::new(),
-            cursor => match resume_key(cursor, at).await? {
+            cursor => match resume_key(cursor, within, at).await? {
                 Some(key) => key,
                 None => {
                     return Ok(Frame::error(
@@ -160,12 +169,18 @@ pub async fn all_keys(pattern: &Pattern, at: &Snapshot<'_>) -> Result<Frame, Err
     Ok(bulks(found))
 }
 
-/// Returns the key that `cursor` was issued for, from the table or by a walk over all keys.
-async fn resume_key(cursor: u64, at: &Snapshot<'_>) -> Result<Option<Bytes>, Error> {
-    if let Some(key) = at.cursors.key(cursor) {
+/// Returns the key that `cursor` was issued for, from the table or by a walk over all keys, or those that the pattern
+/// `within` can match.
+async fn resume_key(
+    cursor: u64,
+    within: Option<&Pattern>,
+    at: &Snapshot<'_>,
+) -> Result<Option<Bytes>, Error> {
+    let prefix = within.map(Pattern::literal_prefix).unwrap_or_default();
+    if let Some(key) = at.cursors.key(cursor).filter(|key| key.starts_with(&prefix)) {
         return Ok(Some(key));
     }
-    let mut walk = Walk::new(Bytes::new(), None);
+    let mut walk = Walk::new(Bytes::new(), within);
     // The last key with this hash: returning to an earlier one could repeat the walk for ever.
     let mut last_match = None;
     while !walk.is_done() {
@@ -204,18 +219,6 @@ impl Walk {
         tokio::task::yield_now().await;
         Ok(page.pairs)
     }
-}
-
-/// Returns the smallest key that is greater than all keys with this prefix; `None` if there is none.
-fn first_key_after(prefix: &[u8]) -> Option<Vec<u8>> {
-    let mut end = prefix.to_vec();
-    while let Some(last) = end.pop() {
-        if last < u8::MAX {
-            end.push(last + 1);
-            return Some(end);
-        }
-    }
-    None
 }
 
 fn bulks(keys: Vec<Bytes>) -> Frame {

@@ -9,11 +9,11 @@ use helios_proto::Error;
 use helios_proto::v1::command::Op;
 use helios_proto::v1::reply::Kind;
 use helios_proto::v1::{Command, ErrorCode, Guard, Reply};
-use helios_service::auth::{Identity, Role};
 use helios_service::database::{Database, Freshness};
 use helios_state::Trial;
 
 use super::super::commands::write::Answer;
+use super::super::error::Refusal;
 use super::super::frame::Frame;
 use super::super::script::{
     self, Halt, Job, MAX_MEMORY_BYTES, MAX_TIME, Purpose, ScriptCall, Stopped, World,
@@ -106,8 +106,10 @@ impl<D: Database> Connection<D> {
             }
             let world = World::new(self.db.store().clone(), shared.clone(), seen_ms);
             let (parts, slot) = (parts.clone(), turn.slot.clone());
-            let role = self.session.identity.as_ref().map_or(Role::ReadOnly, Identity::role);
-            let job = Job { role, deadline, halt: turn.halt.clone() };
+            let Some(identity) = self.session.identity.clone() else {
+                return Ok(Err(Refusal::NoAuth.into()));
+            };
+            let job = Job { identity, deadline, halt: turn.halt.clone() };
             let tried = tokio::task::spawn_blocking(move || {
                 let _slot = slot;
                 Tried::of(parts, world, &job)

@@ -31,6 +31,7 @@ use super::commands::{Context, Local, Read, Request, understand};
 use super::error::Refusal;
 use super::frame::Frame;
 use super::output::Output;
+use super::prefixes;
 use super::server::{Limits, Shared};
 use super::session::Session;
 use super::table::{Flags, Spec, resolve};
@@ -359,7 +360,7 @@ impl<D: Database> Connection<D> {
         }
         let spec = resolve(&words).map_err(|refusal| ("unknown", refusal))?;
         if !spec.has(Flags::NO_AUTH) {
-            self.check_permission(spec).map_err(|refusal| (spec.name, refusal))?;
+            self.check_permission(spec, &words).map_err(|refusal| (spec.name, refusal))?;
         }
         check_while_listening(&self.session, spec).map_err(|refusal| (spec.name, refusal))?;
         {
@@ -372,17 +373,24 @@ impl<D: Database> Connection<D> {
             own(&mut words);
         }
         let understood = understand(spec, words, round.now_ms, &self.shared.limits);
+        let understood = understood.and_then(|request| match &self.session.identity {
+            Some(identity) => prefixes::restrict(request, identity),
+            None => Ok(request),
+        });
         understood.map(|request| (spec, request)).map_err(|refusal| (spec.name, refusal))
     }
 
     /// Checks that the user of this connection may run the command; counts a rejection.
-    fn check_permission(&self, spec: &Spec) -> Result<(), Refusal> {
+    fn check_permission(&self, spec: &Spec, words: &[Bytes]) -> Result<(), Refusal> {
         let (reason, refusal) = match &self.session.identity {
             None => ("unauthenticated", Refusal::NoAuth),
             Some(identity) if !identity.role().includes(role_for(spec)) => {
                 ("no_permission", Refusal::NoPermission(spec.name))
             }
-            Some(_) => return Ok(()),
+            Some(identity) => match prefixes::check(spec, words, identity) {
+                Ok(()) => return Ok(()),
+                Err(refusal) => ("no_permission", refusal),
+            },
         };
         self.shared.metrics.rejected(reason);
         Err(refusal)

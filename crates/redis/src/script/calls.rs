@@ -7,7 +7,7 @@ use bytes::Bytes;
 use futures::executor::block_on;
 use helios_proto::Error;
 use helios_proto::v1::{Call, Reply, command::Op};
-use helios_service::auth::Role;
+use helios_service::auth::{Identity, Role};
 use helios_state::{Store, Trial};
 use mlua::{Lua, MultiValue, Value};
 
@@ -17,6 +17,7 @@ use super::super::commands::write::Answer;
 use super::super::commands::{self, Local, Read, Request};
 use super::super::error::Refusal;
 use super::super::frame::{Frame, Protocol};
+use super::super::prefixes;
 use super::super::server::Shared;
 use super::super::table::{Flags, Spec, resolve};
 use super::convert;
@@ -47,8 +48,8 @@ pub struct World {
 pub struct Host {
     pub world: World,
     pub read_only: bool,
-    /// Role of the user that runs the script.
-    pub role: Role,
+    /// User that runs the script.
+    pub identity: Identity,
     /// Keys declared in the request: the only ones that a user who may not write may access.
     pub keys: HashSet<Bytes>,
     /// Protocol version of the replies that the script gets (`redis.setresp`).
@@ -126,16 +127,19 @@ impl Host {
         if spec.has(Flags::NOSCRIPT) {
             return Err(not_allowed());
         }
-        if !self.role.includes(role_for(spec)) {
+        let role = self.identity.role();
+        if !role.includes(role_for(spec)) {
             return Err(Refusal::NoPermission(spec.name));
         }
         if self.read_only && (spec.has(Flags::WRITE) || spec.name == "publish") {
             return Err(Refusal::other("ERR Write commands are not allowed from read-only scripts."));
         }
-        if !self.role.includes(Role::ReadWrite) {
+        if !role.includes(Role::ReadWrite) {
             self.check_declared(spec, &words)?;
         }
-        commands::understand(spec, words, self.world.now_ms, &self.world.shared.limits)
+        prefixes::check(spec, &words, &self.identity)?;
+        let request = commands::understand(spec, words, self.world.now_ms, &self.world.shared.limits)?;
+        prefixes::restrict(request, &self.identity)
     }
 
     /// Checks that a user who may not write accesses only keys that are declared in KEYS.

@@ -6,7 +6,7 @@ use std::time::Instant;
 
 use bytes::Bytes;
 use helios_proto::Error;
-use helios_service::auth::Role;
+use helios_service::auth::{Identity, Role};
 use mlua::{ChunkMode, Function, HookTriggers, Lua, LuaOptions, MultiValue, StdLib, Table, Value, VmState};
 
 use super::super::error::Refusal;
@@ -52,8 +52,8 @@ pub fn check(text: &[u8]) -> Result<(), Refusal> {
 
 /// Parameters that the scripts of one request share.
 pub struct Job {
-    /// Role of the user: a script may run only commands that the client could send itself.
-    pub role: Role,
+    /// User: a script may run only commands that the client could send itself.
+    pub identity: Identity,
     pub deadline: Instant,
     /// Flag that stops the scripts before the deadline.
     pub halt: Arc<Halt>,
@@ -71,11 +71,12 @@ pub fn run(program: &Program, call: &ScriptCall, world: World, job: &Job) -> Res
     let meter = Rc::new(Meter::new(job.deadline, job.halt.clone(), world.kept_bytes()));
     meter.limit(&lua);
     let read_only = call.read_only || no_writes;
-    let keys = match job.role.includes(Role::ReadWrite) {
+    let keys = match job.identity.role().includes(Role::ReadWrite) {
         true => Default::default(),
         false => call.keys.iter().cloned().collect(),
     };
-    let host = Host { world, read_only, role: job.role, keys, protocol: Protocol::Resp2, failure: None };
+    let identity = job.identity.clone();
+    let host = Host { world, read_only, identity, keys, protocol: Protocol::Resp2, failure: None };
     lua.set_app_data(host);
     lua.set_app_data(Rc::clone(&meter));
     let frame = watch(&lua, &meter)

@@ -19,7 +19,7 @@ const KEYS: [&str; 4] = ["a", "b", "c", "d"];
 const COMMANDS_PER_SEED: usize = 60;
 
 /// Returns one seed after the other until the time is over.
-fn seeds() -> impl Iterator<Item = u64> {
+pub fn seeds() -> impl Iterator<Item = u64> {
     let number = |name: &str| std::env::var(name).ok().and_then(|text| text.parse::<u64>().ok());
     let (seconds, only) = (number("HELIOS_FUZZ_SECONDS").unwrap_or(1), number("HELIOS_FUZZ_SEED"));
     let end = Instant::now() + Duration::from_secs(seconds);
@@ -56,7 +56,7 @@ fn noise(random: &mut StdRng) -> Vec<u8> {
     bytes
 }
 
-fn encode(words: &[Vec<u8>]) -> Vec<u8> {
+pub fn encode(words: &[Vec<u8>]) -> Vec<u8> {
     let mut wire = format!("*{}\r\n", words.len()).into_bytes();
     for word in words {
         wire.extend_from_slice(format!("${}\r\n", word.len()).as_bytes());

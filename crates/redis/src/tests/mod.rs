@@ -12,6 +12,7 @@ mod memory;
 mod notifications;
 mod pauses;
 mod pipelines;
+mod prefixes;
 mod pubsub;
 mod script_bounds;
 mod scripts;
@@ -213,10 +214,14 @@ impl Server {
     }
 
     async fn over(store: Store, limits: Limits, password: Option<&str>) -> Self {
+        let options = password.map_or_else(AccessOptions::default, AccessOptions::with_password);
+        Self::guarded(store, limits, options).await
+    }
+
+    async fn guarded(store: Store, limits: Limits, options: AccessOptions) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let port = listener.local_addr().unwrap().port();
         let (db, shutdown) = (LocalDb::new(store), CancellationToken::new());
-        let options = password.map_or_else(AccessOptions::default, AccessOptions::with_password);
         let access = Arc::new(Access::load(options).unwrap());
         let rejections = Rejections::default();
         let acceptor = Acceptor {

@@ -5,6 +5,7 @@ mod basic;
 mod client;
 mod guesses;
 mod pass;
+mod prefixes;
 mod users;
 
 use std::net::{IpAddr, SocketAddr};
@@ -24,6 +25,7 @@ pub use client::Client;
 pub use guesses::MAX_WAIT;
 pub use guesses::{FREE_FAILURES, MAX_ADDRESSES};
 pub use pass::Pass;
+pub use prefixes::{MAX_PREFIX_BYTES, MAX_PREFIXES, Prefixes, first_key_after};
 pub use users::{Role, User};
 
 use crate::file_watch;
@@ -57,13 +59,13 @@ pub struct Access {
 pub struct AccessOptions {
     /// Password of [`DEFAULT_USER`].
     pub password: Option<String>,
-    /// The gateway's token, from `gateway.token_file`.
+    /// File with the users.
     pub users_file: Option<PathBuf>,
     /// File with the gateway's token.
     pub token_file: Option<PathBuf>,
     /// Longest delay after wrong passwords; zero: none.
     pub max_delay: Duration,
-    /// `Access::version` at which the user was last found valid.
+    /// Whether clients of other hosts are refused if authentication is off.
     pub protected_mode: bool,
 }
 
@@ -89,6 +91,8 @@ impl From<&Settings> for AccessOptions {
 #[derive(Debug, Default)]
 struct Rules {
     users: Users,
+    /// Digest of the users file; empty without one.
+    users_digest: String,
     /// The gateway's token, from a file.
     token: Option<Secret>,
 }
@@ -97,7 +101,7 @@ struct Rules {
 #[derive(Debug, Clone)]
 pub struct Identity {
     user: Arc<User>,
-    /// Version of the rules that authenticated the user.
+    /// `Access::version` at which the user was last found valid.
     version: u64,
 }
 
@@ -108,6 +112,27 @@ impl Identity {
 
     pub fn role(&self) -> Role {
         self.user.role
+    }
+
+    /// Keys that the user may access.
+    pub fn prefixes(&self) -> &Prefixes {
+        &self.user.prefixes
+    }
+
+    /// Checks that the user may access the key.
+    ///
+    /// # Errors
+    /// `Forbidden`, with the key and the prefixes.
+    pub fn check_key(&self, key: &[u8]) -> Result<(), Error> {
+        if self.prefixes().allow(key) { Ok(()) } else { Err(self.prefixes().refusal(self.name(), key)) }
+    }
+
+    /// Checks that the user may access all keys, as the request `what` does.
+    ///
+    /// # Errors
+    /// `Forbidden`, with the prefixes.
+    pub fn check_all_keys(&self, what: &str) -> Result<(), Error> {
+        if self.prefixes().is_limited() { Err(self.prefixes().refusal_of(self.name(), what)) } else { Ok(()) }
     }
 
     /// The error of an operation that needs the role `needed`.
@@ -132,13 +157,15 @@ impl Access {
     }
 
     fn read(&self) -> Result<Rules, ConfigError> {
-        let mut users = match &self.users_file {
+        let (mut users, users_digest) = match &self.users_file {
             Some(file) => {
                 let text = read_text("auth.users_file", file)?;
                 let users = Users::parse(&text);
-                users.map_err(|error| ConfigError(format!("auth.users_file {}: {error}", file.display())))?
+                let users = users
+                    .map_err(|error| ConfigError(format!("auth.users_file {}: {error}", file.display())))?;
+                (users, users::file_digest(&text))
             }
-            None => Users::default(),
+            None => Default::default(),
         };
         if let Some(password) = &self.password {
             let default = User::with_password(DEFAULT_USER, Role::Admin, password);
@@ -159,7 +186,7 @@ impl Access {
             }
             None => None,
         };
-        Ok(Rules { users, token })
+        Ok(Rules { users, users_digest, token })
     }
 
     fn rules(&self) -> Arc<Rules> {
@@ -248,30 +275,38 @@ impl Access {
         self.rules().token.as_ref().is_some_and(|known| known.matches(token)).then(admin)
     }
 
-    /// Whether `identity` is still valid: the user exists with the same password and role.
+    /// Returns the digest of the users file that is in effect; empty without one.
+    pub fn users_digest(&self) -> String {
+        self.rules().users_digest.clone()
+    }
+
+    /// Whether `identity` is still valid: the user exists with the same role and prefixes, and its password, if it was
+    /// changed, was changed with an overlap.
     pub fn still_knows(&self, identity: &mut Identity) -> bool {
         let version = self.version.load(Ordering::Acquire);
         if self.is_open() || identity.version == version {
             return true;
         }
-        let known = self.rules().users.get(identity.name()).is_some_and(|user| **user == *identity.user);
+        let known = self.rules().users.get(identity.name()).is_some_and(|user| user.is_same(&identity.user));
         if known {
             identity.version = version;
         }
         known
     }
 
-    /// Returns names and roles of all users.
-    pub fn users(&self) -> Vec<(String, Role)> {
+    /// Returns all users.
+    pub fn users(&self) -> Vec<Arc<User>> {
         if self.is_open() {
-            return vec![(DEFAULT_USER.to_owned(), Role::Admin)];
+            return vec![admin().user];
         }
-        self.rules().users.iter().map(|user| (user.name.clone(), user.role)).collect()
+        self.rules().users.iter().cloned().collect()
     }
 
     fn reload(&self) {
         match self.read() {
-            Ok(rules) => {
+            Ok(mut rules) => {
+                let fresh = self.version.load(Ordering::Acquire) + 1;
+                rules.users.continue_from(&self.rules().users, fresh);
                 tracing::info!(users = rules.users.iter().count(), "users reloaded");
                 *self.rules.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(rules);
                 self.version.fetch_add(1, Ordering::Release);
@@ -336,6 +371,46 @@ mod tests {
             assert_eq!(access.still_knows(&mut identity), expected, "{users}");
             assert_eq!(access.still_knows(&mut identity), expected, "{users}, asked again");
         }
+    }
+
+    #[test]
+    fn an_identity_stays_valid_when_its_password_is_changed_with_an_overlap() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("users.yaml");
+        let user = |hashes: &str| format!("{{name: app, {hashes}, role: admin, prefixes: [a]}}");
+        let other = SECRET.replace("2bb8", "aaaa");
+        let access = access(&file, &user(&format!("password_sha256: {SECRET}")));
+        let mut identity = access.authenticate(b"app", b"secret").unwrap();
+        let digest = access.users_digest();
+        // The connection is idle while both passwords are valid.
+        for hashes in [
+            format!("password_sha256: {other}, previous_password_sha256: {SECRET}"),
+            format!("password_sha256: {other}"),
+        ] {
+            std::fs::write(&file, format!("users: [{}]", user(&hashes))).unwrap();
+            access.reload();
+        }
+        assert!(access.still_knows(&mut identity));
+        assert_ne!(access.users_digest(), digest);
+        assert!(access.authenticate(b"app", b"secret").is_none());
+        let narrower = user(&format!("password_sha256: {other}")).replace("[a]", "[ab]");
+        std::fs::write(&file, format!("users: [{narrower}]")).unwrap();
+        access.reload();
+        assert!(!access.still_knows(&mut identity), "its prefixes changed");
+    }
+
+    #[test]
+    fn an_identity_stays_invalid_when_its_user_is_removed_and_added_again() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("users.yaml");
+        let app = format!("{{name: app, password_sha256: {SECRET}, role: read-write}}");
+        let access = access(&file, &app);
+        let mut identity = access.authenticate(b"app", b"secret").unwrap();
+        for users in ["", app.as_str()] {
+            std::fs::write(&file, format!("users: [{users}]")).unwrap();
+            access.reload();
+        }
+        assert!(!access.still_knows(&mut identity));
     }
 
     #[test]

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use helios_proto::Error;
 use helios_proto::v1::ErrorCode;
 
-use super::{Access, Role, admitted};
+use super::{Access, Identity, Prefixes, Role, admitted};
 
 /// Credentials of one request.
 #[derive(Clone)]
@@ -14,18 +14,22 @@ pub struct Pass {
     /// The header `authorization`; `None`: authentication was off.
     header: Option<String>,
     role: Role,
+    prefixes: Prefixes,
 }
 
 impl Pass {
-    pub fn new(access: Arc<Access>, header: Option<&str>, role: Role) -> Self {
-        Self { access, header: header.map(str::to_owned), role }
+    pub fn new(access: Arc<Access>, header: Option<&str>, identity: &Identity) -> Self {
+        let (role, prefixes) = (identity.role(), identity.prefixes().clone());
+        Self { access, header: header.map(str::to_owned), role, prefixes }
     }
 
-    /// Whether the user still exists with the same password and role.
+    /// Whether the user still exists with the same password, role and prefixes.
     fn is_valid(&self) -> bool {
         match &self.header {
             Some(header) => {
-                admitted(&self.access, None, Some(header)).is_ok_and(|found| found.role() == self.role)
+                let is_same =
+                    |found: Identity| found.role() == self.role && *found.prefixes() == self.prefixes;
+                admitted(&self.access, None, Some(header)).is_ok_and(is_same)
             }
             None => self.access.is_open(),
         }

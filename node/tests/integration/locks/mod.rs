@@ -2,6 +2,7 @@
 
 mod clients;
 mod peers;
+mod prefixes;
 mod users;
 
 use crate::common::{Authority, Cluster, Leaf, Mounted};

@@ -17,11 +17,11 @@ use tonic::{Request, Status};
 use crate::common::{Mounted, Node, PATIENCE, Ports, error_code, eventually, http_with, temporary_directory};
 
 /// SHA-256 of the passwords `secret` and `other`.
-const SECRET: &str = "2bb80d537b1da3e38bd30361aa855686bde0eacd7162fef6a25fe97bf527a25b";
-const OTHER: &str = "d9298a10d1b0735837dc4bd85dac641b0f3cef27a47e5d53a54f2f3f5b2fcffa";
+pub const SECRET: &str = "2bb80d537b1da3e38bd30361aa855686bde0eacd7162fef6a25fe97bf527a25b";
+pub const OTHER: &str = "d9298a10d1b0735837dc4bd85dac641b0f3cef27a47e5d53a54f2f3f5b2fcffa";
 
-struct Guarded {
-    node: Node,
+pub struct Guarded {
+    pub node: Node,
     mount: Mounted,
     _ports: Ports,
     _dir: TempDir,
@@ -37,7 +37,7 @@ fn all_users() -> String {
 }
 
 impl Guarded {
-    async fn start() -> Self {
+    pub async fn start() -> Self {
         Self::start_with("").await
     }
 
@@ -57,28 +57,28 @@ impl Guarded {
         Self { node, mount, _ports: ports, _dir: dir }
     }
 
-    fn put_users(&mut self, users: &str) {
+    pub fn put_users(&mut self, users: &str) {
         self.mount.put(&[("users.yaml", &format!("users:\n{users}")), ("token", "t0ken")]);
     }
 
-    async fn as_user(&self, name: &str) -> MultiplexedConnection {
+    pub async fn as_user(&self, name: &str) -> MultiplexedConnection {
         let mut connection = self.node.redis().await;
         let () = redis::cmd("AUTH").arg(name).arg("secret").query_async(&mut connection).await.unwrap();
         connection
     }
 
-    async fn http(&self, method: &str, path: &str, authorization: &str, body: &str) -> u16 {
+    pub async fn http(&self, method: &str, path: &str, authorization: &str, body: &str) -> u16 {
         let headers = format!("content-type: application/json\r\n{authorization}");
         http_with(self.node.ports.gateway, method, path, &headers, body).await.unwrap().0
     }
 
-    fn kv(&self) -> KvClient<Channel> {
+    pub fn kv(&self) -> KvClient<Channel> {
         self.node.kv()
     }
 }
 
 /// Returns the first word of the reply: `OK` or the error's code.
-async fn first_word(connection: &mut MultiplexedConnection, words: &[&str]) -> String {
+pub async fn first_word(connection: &mut MultiplexedConnection, words: &[&str]) -> String {
     let mut command = redis::Cmd::new();
     for word in words {
         command.arg(*word);
@@ -239,7 +239,7 @@ const READER: &str = "Basic cmVhZGVyOnNlY3JldA==";
 const WRITER: &str = "Basic d3JpdGVyOnNlY3JldA==";
 const BOSS: &str = "Basic Ym9zczpzZWNyZXQ=";
 
-fn signed<T>(authorization: &str, body: T) -> Request<T> {
+pub fn signed<T>(authorization: &str, body: T) -> Request<T> {
     let mut request = Request::new(body);
     request.metadata_mut().insert("authorization", authorization.parse().unwrap());
     request
