@@ -21,6 +21,7 @@ const EDGES: &[(&str, &[&str])] = &[
     ("crates/redis", &["helios-proto", "helios-service", "helios-state"]),
     ("crates/archive", &[]),
     ("crates/backup", &["helios-archive", "helios-proto"]),
+    ("crates/rdb", &[]),
     (
         "node",
         &[
@@ -36,7 +37,7 @@ const EDGES: &[(&str, &[&str])] = &[
     ),
     ("sim", &["helios-history", "helios-proto", "helios-raft", "helios-state", "helios-storage"]),
     ("operator", &["helios-config", "helios-crds", "helios-proto"]),
-    ("cli", &["helios-backup", "helios-crds", "helios-proto"]),
+    ("cli", &["helios-backup", "helios-crds", "helios-proto", "helios-rdb"]),
 ];
 /// Third-party crates that a crate never uses: consensus and the crates below it serve no port, a configuration opens no
 /// connection, and Redis is the only protocol of its crate.
@@ -46,6 +47,7 @@ const FORBIDDEN: &[(&str, &[&str])] = &[
     ("crates/state", PORTS),
     ("crates/raft", PORTS),
     ("crates/archive", PORTS),
+    ("crates/rdb", PORTS),
     ("crates/backup", &["warp", "kube", "raft", "sled", "redb", "mlua"]),
     ("crates/config", PORTS),
     ("crates/config", &["tokio", "rustls"]),
