@@ -19,7 +19,7 @@ use crate::lock::User;
 use crate::output::{colour, line, show};
 use crate::switchover::{self, Limits, Members, Outlook};
 use crate::view::ClusterView;
-use crate::{archive, backup, certs, direct, kubernetes, kv, machine, render};
+use crate::{archive, backup, certs, direct, import, kubernetes, kv, machine, render};
 
 const DONE: u8 = 0;
 const FAILED: u8 = 1;
@@ -41,6 +41,9 @@ pub async fn run(cli: &Cli) -> Result<u8, Error> {
     }
     if let Command::Backup { report, command } = &cli.command {
         return backup::run(cli.output, report, command).await;
+    }
+    if let Command::Import(args) = &cli.command {
+        return import::run(cli, args).await;
     }
     if let Some((request, data)) = request(&cli.command) {
         return keys(cli, &request, data).await;
@@ -148,6 +151,7 @@ async fn through_kubernetes(cli: &Cli, finder: &Finder) -> Result<u8, Error> {
         | Command::Ttl { .. }
         | Command::Expire { .. }
         | Command::Backup { .. }
+        | Command::Import(_)
         | Command::Certs { .. }
         | Command::Completion { .. } => {
             Err(Error::Impossible("this command is handled earlier (bug)".into()))
