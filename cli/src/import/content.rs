@@ -7,6 +7,7 @@ use helios_rdb::{Key, Kind, Unsupported, Visitor};
 use tokio::sync::mpsc;
 
 use super::args::ImportArgs;
+use super::expiry;
 
 /// Words of a command.
 pub type Words = Vec<Vec<u8>>;
@@ -38,8 +39,9 @@ pub struct Choice {
     skip_unsupported: bool,
     /// Whether keys of the same names may exist.
     clear_first: bool,
-    /// Keys that expire before are left out.
     now_ms: u64,
+    /// Whether commands follow that may change an expiry.
+    is_live: bool,
 }
 
 impl Choice {
@@ -49,6 +51,7 @@ impl Choice {
             skip_unsupported: args.skip_unsupported,
             clear_first: args.into_existing,
             now_ms,
+            is_live: args.from.is_some(),
         }
     }
 
@@ -61,7 +64,11 @@ impl Choice {
     }
 
     fn is_expired(&self, key: &Key) -> bool {
-        key.expires_at_ms.is_some_and(|at| at <= self.now_ms)
+        !self.is_live && key.expires_at_ms.is_some_and(|at| at <= self.now_ms)
+    }
+
+    fn expiry(&self, at: u64) -> u64 {
+        if self.is_live { expiry::shifted(at, self.now_ms + expiry::COPYING_MS).unwrap_or(at) } else { at }
     }
 }
 
@@ -71,6 +78,8 @@ pub struct Survey {
     choice: Choice,
     databases: BTreeMap<u64, u64>,
     pub expired: u64,
+    /// Keys that expire at some time.
+    pub expiring: u64,
     pub unsupported: BTreeMap<Unsupported, (u64, Vec<String>)>,
     too_large: (u64, Vec<String>),
     current: Option<String>,
@@ -90,6 +99,7 @@ impl Survey {
             choice,
             databases: BTreeMap::new(),
             expired: 0,
+            expiring: 0,
             unsupported: BTreeMap::new(),
             too_large: (0, Vec::new()),
             current: None,
@@ -162,6 +172,7 @@ impl Visitor for Survey {
     fn begin(&mut self, key: &Key, _: Kind) -> Result<(), Stopped> {
         *self.databases.entry(key.database).or_default() += 1;
         self.current = self.choice.has(key).then(|| shown(&key.name));
+        self.expiring += u64::from(self.current.is_some() && key.expires_at_ms.is_some());
         if self.current.is_some() && self.choice.is_expired(key) {
             self.expired += 1;
             self.current = None;
@@ -307,7 +318,7 @@ impl Visitor for Converter {
             Some(Open { key, kind: Kind::String, part, .. }) => {
                 part.push(value);
                 if let Some(at) = key.expires_at_ms {
-                    part.extend(["PXAT".into(), at.to_string().into_bytes()]);
+                    part.extend(["PXAT".into(), self.choice.expiry(at).to_string().into_bytes()]);
                 }
                 Ok(())
             }
@@ -329,7 +340,8 @@ impl Visitor for Converter {
         self.batch.keys += 1;
         match open.key.expires_at_ms {
             Some(at) if open.kind != Kind::String => {
-                self.push(vec!["PEXPIREAT".into(), open.key.name, at.to_string().into_bytes()])
+                let at = self.choice.expiry(at).to_string().into_bytes();
+                self.push(vec!["PEXPIREAT".into(), open.key.name, at])
             }
             _ => Ok(()),
         }

@@ -32,7 +32,8 @@ impl Control {
         let database = i64::try_from(database).unwrap_or(i64::MAX);
         let opened =
             Connection::of_database(&source.place, &source.user, "be copied", TIMEOUT, database).await;
-        Ok(Self { connection: opened?, name: source.place.name().to_owned() })
+        let connection = opened.map_err(|error| source.unreachable(error))?;
+        Ok(Self { connection, name: source.place.name().to_owned() })
     }
 
     async fn ask(&mut self, words: &[&[u8]]) -> Result<Value, Error> {
@@ -244,6 +245,14 @@ async fn compare_sample(control: &mut Control, target: &mut Target, sample: u32)
             .map(|(question, _)| question)
             .collect();
         find_difference(control, some.iter(), ours, theirs).await?;
+        let expiries =
+            pipe_of(some.iter().map(|question| cmd("PEXPIRETIME").arg(question.name.as_slice()).clone()));
+        let ours = control.ask_all(&expiries).await?;
+        // Redis before 7 does not have the command.
+        if !ours.iter().any(|answer| matches!(answer, Value::ServerError(_))) {
+            let theirs = target.patiently("read keys", &expiries).await?;
+            find_difference(control, some.iter(), ours, theirs).await?;
+        }
         let values = pipe_of(whole.iter().map(|question| question.value.clone()));
         if !whole.is_empty() {
             let ours = control.ask_all(&values).await?;
@@ -263,7 +272,10 @@ async fn find_difference(
     for (Question { name, kind, .. }, (ours, theirs)) in questions.zip(ours.into_iter().zip(theirs)) {
         // A key that expired meanwhile is equal on both sides.
         if normal(kind, ours) != normal(kind, theirs) && control.exists(name).await? {
-            return Err(different(format!("the values of the key {} differ", super::content::shown(name))));
+            return Err(different(format!(
+                "the values or expiries of the key {} differ",
+                super::content::shown(name)
+            )));
         }
     }
     Ok(())

@@ -11,6 +11,7 @@ use tempfile::TempDir;
 use super::args::ImportArgs;
 use super::content::{BATCH_BYTES, BATCH_COMMANDS, Choice, Survey, Words, size};
 use super::cutover::{Control, compare, ms_since};
+use super::expiry::{self, Walk};
 use super::progress::{CutOver, Progress, Report, note};
 use super::source::{Position, Source};
 use super::spool::{self, Reader};
@@ -22,6 +23,7 @@ use crate::error::Error;
 /// The target has caught up when it is not further behind than either.
 const NEAR_BYTES: u64 = 64 << 10;
 const NEAR: Duration = Duration::from_millis(50);
+const SETTLE_EVERY: Duration = Duration::from_secs(30);
 const LOOK_EVERY: Duration = Duration::from_millis(100);
 /// Part of the pause that is left to end it.
 const RESERVE: u32 = 10;
@@ -66,6 +68,7 @@ pub async fn run(args: &ImportArgs, mut target: Target) -> Result<Report, Error>
         used: 0,
         decoded: 0,
         has_caught_up: false,
+        settling: Settling::Waiting { is_needed: copied.survey.expiring > 0 },
     };
     match following.run(stop).await {
         Ok(cut_over) => {
@@ -136,6 +139,17 @@ struct Following<'a> {
     /// Bytes of the stream that are decoded.
     decoded: u64,
     has_caught_up: bool,
+    settling: Settling,
+}
+
+/// How far shifted expiries are taken back.
+enum Settling {
+    /// Until the target has caught up.
+    Waiting { is_needed: bool },
+    /// All keys of the target are walked.
+    Walking(Walk),
+    /// The keys that are still shifted are recorded; those since then are looked at again.
+    Settled(Instant),
 }
 
 /// Commands that are applied together, and the position after them.
@@ -158,12 +172,16 @@ impl Following<'_> {
                     return self.cut_over().await.map(Some);
                 }
             }
+            self.settle().await?;
+            let pause =
+                if matches!(self.settling, Settling::Walking(_)) { Duration::ZERO } else { LOOK_EVERY };
             tokio::select! {
                 ready = self.reader.wait() => ready?,
-                () = tokio::time::sleep(LOOK_EVERY) => {}
+                () = tokio::time::sleep(pause) => {}
                 () = &mut stop => {
                     self.apply_ready().await?;
                     let offset = self.applied_offset();
+                    self.settle_all().await?;
                     self.target.finish().await?;
                     note(&format!("stopped after offset {offset} of the source, whose later writes are not copied"));
                     return Ok(None);
@@ -214,6 +232,50 @@ impl Following<'_> {
         Ok(())
     }
 
+    /// Takes back shifted expiries, a page of keys at a time.
+    async fn settle(&mut self) -> Result<(), Error> {
+        let least_ms = now_ms() + expiry::FOLLOWING_MS;
+        match &mut self.settling {
+            Settling::Waiting { is_needed } => {
+                if self.has_caught_up {
+                    let is_needed = *is_needed || self.filter.has_shifted();
+                    self.filter.record_shifted();
+                    self.settling = if is_needed {
+                        Settling::Walking(Walk::default())
+                    } else {
+                        Settling::Settled(Instant::now())
+                    };
+                }
+            }
+            Settling::Walking(walk) => {
+                let (kept, is_last) = walk.step(&mut self.target, least_ms).await?;
+                self.filter.return_shifted(kept);
+                if is_last {
+                    self.settling = Settling::Settled(Instant::now());
+                }
+            }
+            Settling::Settled(at) => {
+                if at.elapsed() >= SETTLE_EVERY {
+                    self.settling = Settling::Settled(Instant::now());
+                    let names = self.filter.take_shifted();
+                    let kept = expiry::settle(&mut self.target, names, least_ms).await?;
+                    self.filter.return_shifted(kept);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Takes back all shifted expiries.
+    async fn settle_all(&mut self) -> Result<(), Error> {
+        while !matches!(self.settling, Settling::Settled(_)) {
+            self.has_caught_up = true;
+            self.settle().await?;
+        }
+        let names = self.filter.take_shifted();
+        expiry::settle(&mut self.target, names, 0).await.map(drop)
+    }
+
     /// Reports the lag; returns whether the cut-over is due.
     async fn look(&mut self) -> Result<bool, Error> {
         let is_due = self.progress.is_due();
@@ -241,7 +303,7 @@ impl Following<'_> {
                 );
             }
         }
-        Ok(is_near && self.args.cut_over)
+        Ok(is_near && self.args.cut_over && matches!(self.settling, Settling::Settled(_)))
     }
 
     async fn cut_over(&mut self) -> Result<CutOver, Error> {
@@ -272,6 +334,7 @@ impl Following<'_> {
                 self.reader.wait().await?;
             }
         }
+        self.settle_all().await?;
         let drain_ms = ms_since(begun);
         let compared =
             compare(&mut self.control, &mut self.target, self.args.sample, self.args.into_existing).await?;

@@ -6,6 +6,7 @@
 mod args;
 mod content;
 mod cutover;
+mod expiry;
 mod live;
 mod progress;
 mod source;

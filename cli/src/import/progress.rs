@@ -1,4 +1,4 @@
-//! What the user sees: lines on standard error during the import, and the report at its end.
+//! Output for the user: lines on standard error during the import, and the report at its end.
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
@@ -65,7 +65,7 @@ pub struct CutOver {
     pub target_keys: u64,
     pub compared_keys: u64,
     pub fenced: bool,
-    /// What to do now.
+    /// Advice for the user.
     pub next: String,
 }
 

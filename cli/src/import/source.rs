@@ -69,6 +69,14 @@ impl Source {
         Ok(Self { place: Place::address(format!("{host}:{port}"), lock), user, patience: args.patience })
     }
 
+    /// Names the source in an error of its connection.
+    pub fn unreachable(&self, error: Error) -> Error {
+        match error {
+            Error::Unreachable { message, .. } => self.failed(message),
+            other => other,
+        }
+    }
+
     fn failed(&self, message: impl Into<String>) -> Error {
         Error::Unreachable {
             place: format!("the source {}", self.place.name()),
@@ -83,7 +91,7 @@ impl Source {
     /// # Errors
     /// When the source cannot be reached, or refuses.
     pub async fn connect(&self) -> Result<Link, Error> {
-        let pipe = self.place.open().await.map_err(|error| self.failed(error.to_string()))?;
+        let pipe = self.place.open().await.map_err(|error| self.unreachable(error))?;
         let mut link = Link { pipe, source: self.clone(), buffer: Vec::new(), heard: Instant::now() };
         if let Some(password) = &self.user.password {
             let mut words = vec!["AUTH"];

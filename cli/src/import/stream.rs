@@ -1,6 +1,9 @@
 //! The commands of a source as its replicas get them: decoding, and what is applied (pure).
 
+use std::collections::HashSet;
+
 use super::content::{Words, shown, size};
+use super::expiry;
 
 /// Largest command; a value has at most 512 MiB in Redis.
 const MAX_WORD_BYTES: usize = 512 << 20;
@@ -67,11 +70,63 @@ pub struct Filter {
     selected: u64,
     transaction: Option<(Vec<Words>, usize)>,
     pub skipped: u64,
+    expiries: Expiries,
+}
+
+/// Keys whose expiry is shifted.
+#[derive(Debug)]
+struct Expiries {
+    /// An expiry that is not further away is shifted.
+    within_ms: u64,
+    has_shifted: bool,
+    /// Names of the keys that were shifted, if they are recorded.
+    names: Option<HashSet<Vec<u8>>>,
+}
+
+impl Expiries {
+    /// Returns the expiry as the target gets it.
+    fn shift(&mut self, key: &[u8], at_ms: i64, unix_ms: u64) -> Vec<u8> {
+        let shifted = u64::try_from(at_ms).ok().and_then(|at| expiry::shifted(at, unix_ms + self.within_ms));
+        match shifted {
+            Some(shifted) => {
+                self.has_shifted = true;
+                self.note(key);
+                shifted.to_string().into_bytes()
+            }
+            None => at_ms.to_string().into_bytes(),
+        }
+    }
+
+    fn note(&mut self, key: &[u8]) {
+        if let Some(names) = &mut self.names {
+            names.insert(key.to_vec());
+        }
+    }
 }
 
 impl Filter {
     pub fn new(database: u64, skip_unsupported: bool, is_shared: bool) -> Self {
-        Self { database, skip_unsupported, is_shared, selected: 0, transaction: None, skipped: 0 }
+        let expiries = Expiries { within_ms: expiry::COPYING_MS, has_shifted: false, names: None };
+        Self { database, skip_unsupported, is_shared, selected: 0, transaction: None, skipped: 0, expiries }
+    }
+
+    /// Whether an expiry was shifted.
+    pub fn has_shifted(&self) -> bool {
+        self.expiries.has_shifted
+    }
+
+    /// From now on only near expiries are shifted, and the names of their keys are recorded.
+    pub fn record_shifted(&mut self) {
+        self.expiries.within_ms = expiry::FOLLOWING_MS;
+        self.expiries.names.get_or_insert_default();
+    }
+
+    pub fn take_shifted(&mut self) -> Vec<Vec<u8>> {
+        self.expiries.names.as_mut().map(std::mem::take).unwrap_or_default().into_iter().collect()
+    }
+
+    pub fn return_shifted(&mut self, names: Vec<Vec<u8>>) {
+        self.expiries.names.get_or_insert_default().extend(names);
     }
 
     pub fn is_in_transaction(&self) -> bool {
@@ -171,7 +226,14 @@ impl Filter {
             "COPY" if words.iter().skip(3).any(|word| word.eq_ignore_ascii_case(b"db")) => {
                 refused("HeliosDB has one database")
             }
-            _ => Ok(Some(absolute(name, words, unix_ms))),
+            _ => {
+                if matches!(name, "RENAME" | "RENAMENX" | "COPY")
+                    && let Some(to) = words.get(2)
+                {
+                    self.expiries.note(to);
+                }
+                Ok(Some(self.expiries.absolute(name, words, unix_ms)))
+            }
         }
     }
 }
@@ -181,40 +243,52 @@ fn described(name: &str, words: &Words) -> String {
     format!("the source executed {name}{key}, which cannot be applied")
 }
 
-/// Makes an expiry absolute. Redis before 7 sends it to its replicas as it was given.
-fn absolute(name: &str, mut words: Words, unix_ms: u64) -> Words {
-    let add = |word: &[u8], unit: i64| -> Option<Vec<u8>> {
-        let count: i64 = std::str::from_utf8(word).ok()?.parse().ok()?;
-        let at = count.checked_mul(unit)?.checked_add(i64::try_from(unix_ms).ok()?)?;
-        Some(at.to_string().into_bytes())
-    };
-    let unit = if name.starts_with('P') { 1 } else { 1000 };
-    match (name, words.len()) {
-        ("EXPIRE" | "PEXPIRE", 3..) => {
-            if let Some(at) = add(&words[2], unit) {
-                (words[0], words[2]) = ("PEXPIREAT".into(), at);
-            }
-        }
-        ("SETEX" | "PSETEX", 4) => {
-            if let Some(at) = add(&words[2], unit) {
-                words = vec!["SET".into(), words.swap_remove(1), words.swap_remove(1), "PXAT".into(), at];
-            }
-        }
-        ("SET", 4..) => {
-            for option in 3..words.len() - 1 {
-                let unit = match words[option].to_ascii_uppercase().as_slice() {
-                    b"EX" => 1000,
-                    b"PX" => 1,
-                    _ => continue,
-                };
-                if let Some(at) = add(&words[option + 1], unit) {
-                    (words[option], words[option + 1]) = ("PXAT".into(), at);
+impl Expiries {
+    /// Makes an expiry absolute, and shifts it if it is near. Redis before 7 sends it to its replicas as it was given.
+    fn absolute(&mut self, name: &str, mut words: Words, unix_ms: u64) -> Words {
+        let now = i64::try_from(unix_ms).unwrap_or(i64::MAX);
+        let at = |word: &[u8], unit: i64, base: i64| -> Option<i64> {
+            let count: i64 = std::str::from_utf8(word).ok()?.parse().ok()?;
+            count.checked_mul(unit)?.checked_add(base)
+        };
+        let unit = if name.starts_with('P') { 1 } else { 1000 };
+        match (name, words.len()) {
+            ("EXPIRE" | "PEXPIRE" | "EXPIREAT" | "PEXPIREAT", 3..) => {
+                let base = if name.ends_with("AT") { 0 } else { now };
+                if let Some(at) = at(&words[2], unit, base) {
+                    let at = self.shift(&words[1], at, unix_ms);
+                    // The source has evaluated options like GT, and they held.
+                    words.truncate(2);
+                    words[0] = "PEXPIREAT".into();
+                    words.push(at);
                 }
             }
+            ("SETEX" | "PSETEX", 4) => {
+                if let Some(at) = at(&words[2], unit, now) {
+                    let at = self.shift(&words[1], at, unix_ms);
+                    let value = words.swap_remove(3);
+                    words = vec!["SET".into(), words.swap_remove(1), value, "PXAT".into(), at];
+                }
+            }
+            ("SET", 4..) => {
+                for option in 3..words.len() - 1 {
+                    let (unit, base) = match words[option].to_ascii_uppercase().as_slice() {
+                        b"EX" => (1000, now),
+                        b"PX" => (1, now),
+                        b"EXAT" => (1000, 0),
+                        b"PXAT" => (1, 0),
+                        _ => continue,
+                    };
+                    if let Some(at) = at(&words[option + 1], unit, base) {
+                        (words[option], words[option + 1]) =
+                            ("PXAT".into(), self.shift(&words[1].clone(), at, unix_ms));
+                    }
+                }
+            }
+            _ => {}
         }
-        _ => {}
+        words
     }
-    words
 }
 
 #[cfg(test)]
@@ -296,17 +370,29 @@ mod tests {
     }
 
     #[test]
-    fn relative_expiry_is_made_absolute() {
+    fn expiry_is_absolute_and_shifted_while_it_is_near() {
         let mut filter = Filter::new(0, false, false);
+        let far = 700_000_000_u64;
         for (line, expected) in [
-            ("EXPIRE k 2", "PEXPIREAT k 3000"),
-            ("PEXPIRE k 2 NX", "PEXPIREAT k 1002 NX"),
-            ("SETEX k 2 v", "SET k v PXAT 3000"),
-            ("PSETEX k 2 v", "SET k v PXAT 1002"),
-            ("SET k EX ex 5 NX", "SET k EX PXAT 6000 NX"),
-            ("SET k v PXAT 7", "SET k v PXAT 7"),
+            ("EXPIRE k 700000 GT", format!("PEXPIREAT k {}", far + 1000)),
+            ("EXPIREAT k 700000", format!("PEXPIREAT k {far}")),
+            ("PEXPIREAT k 700000000", format!("PEXPIREAT k {far}")),
+            ("PEXPIRE k 2 NX", format!("PEXPIREAT k {}", (1_u64 << 50) + 1002)),
+            ("SETEX k 700000 v", format!("SET k v PXAT {}", far + 1000)),
+            ("PSETEX k 2 v", format!("SET k v PXAT {}", (1_u64 << 50) + 1002)),
+            ("SET k EX ex 700000 NX", format!("SET k EX PXAT {} NX", far + 1000)),
+            ("SET k v PXAT 7", format!("SET k v PXAT {}", (1_u64 << 50) + 7)),
+            ("SET k v EXAT 700000", format!("SET k v PXAT {far}")),
         ] {
             assert_eq!(take(&mut filter, line).unwrap(), expected);
         }
+        assert!(filter.has_shifted() && filter.take_shifted().is_empty());
+        filter.record_shifted();
+        assert_eq!(take(&mut filter, "EXPIRE later 121").unwrap(), "PEXPIREAT later 122000");
+        take(&mut filter, "EXPIRE soon 120").unwrap();
+        take(&mut filter, "RENAME soon renamed").unwrap();
+        let mut names = filter.take_shifted();
+        names.sort();
+        assert_eq!(names, [b"renamed".to_vec(), b"soon".to_vec()]);
     }
 }

@@ -255,6 +255,11 @@ impl Target {
                 Err(error @ Error::Refused { .. }) if is_about_user(&error.to_string()) => {
                     return Err(Trouble::Lasting(error));
                 }
+                Err(Error::Unreachable { place, message, .. }) => {
+                    return Err(self.failed(format!(
+                        "cannot reach {place}: {message}; is it the Redis port of a member (6379 by default)?"
+                    )));
+                }
                 Err(error) => return Err(self.failed(error.to_string())),
             }
         }

@@ -4,7 +4,7 @@ use std::io::{BufRead, BufReader};
 use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use redis::Connection;
 use serde_json::Value;
@@ -258,4 +258,43 @@ fn killed_leader_of_the_target_loses_and_repeats_nothing() {
     assert_same(&content(&mut connection), &content(&mut cluster.connection()));
     assert_eq!(report["keys"], 1000);
     eprintln!("{report}");
+}
+
+#[test]
+fn key_whose_life_the_source_extends_is_not_lost_while_the_target_is_behind() {
+    if !have_redis() {
+        return;
+    }
+    let (dev, source) = (Dev::start(), Redis::start(&[]));
+    let mut connection = source.connection();
+    let keys = ["near", "far", "hash", "renamed-before", "left-to-expire"];
+    for key in keys.iter().filter(|key| **key != "hash") {
+        ask::<()>(&mut connection, &format!("SET {key} 1 PX 1500"));
+    }
+    ask::<()>(&mut connection, "HSET hash f 1");
+    ask::<()>(&mut connection, "PEXPIRE hash 1500");
+    let written = Instant::now();
+    let import = Import::start(&source, &dev.clients(), &["--cut-over", "--fence"]);
+    let signal = |name: &str| {
+        let pid = import.child.id().to_string();
+        assert!(Command::new("kill").args([name, &pid]).status().unwrap().success());
+    };
+    // The source has the copy ready, in which the keys expire soon; the import stands still until after that.
+    eventually("the copy", || {
+        (ask::<String>(&mut connection, "INFO stats").contains("sync_full:1")).then_some(())
+    });
+    signal("-STOP");
+    for line in
+        ["PEXPIRE near 60000", "PEXPIRE far 900000 GT", "PERSIST hash", "PEXPIRE renamed-before 70000"]
+    {
+        assert_eq!(ask::<u64>(&mut connection, line), 1, "{line}");
+    }
+    ask::<()>(&mut connection, "RENAME renamed-before renamed");
+    thread::sleep(Duration::from_millis(1600).saturating_sub(written.elapsed()));
+    signal("-CONT");
+    let report = import.report();
+    let mut target = connect(dev.clients().split(',').next().unwrap()).unwrap();
+    let found = content(&mut target);
+    assert_eq!(found.len(), 4, "{report}");
+    assert_same(&content(&mut connection), &found);
 }
