@@ -11,9 +11,13 @@ use super::expiry;
 
 /// Words of a command.
 pub type Words = Vec<Vec<u8>>;
+/// Commands that belong to one transaction.
+pub type Unit = Vec<Words>;
 
-/// Limits of a request (docs/reference/limits.md).
-pub const MAX_VALUE_BYTES: usize = 8 << 20;
+/// Largest transaction: a log entry has 8 MiB, or less with a small `raft.segment_bytes`.
+pub const MAX_UNIT_BYTES: usize = (8 << 20) - (64 << 10);
+/// Limits of values and names (docs/reference/limits.md).
+const MAX_VALUE_BYTES: usize = MAX_UNIT_BYTES - MAX_NAME_BYTES;
 const MAX_NAME_BYTES: usize = 64 << 10;
 /// A command for a part of a collection ends at either.
 const PART_ELEMENTS: usize = 512;
@@ -24,10 +28,10 @@ pub const BATCH_COMMANDS: usize = 4096;
 /// Keys that an error names.
 const NAMED: usize = 5;
 
-/// Commands that are applied as one transaction.
+/// Commands that are applied together.
 #[derive(Debug, Default)]
 pub struct Batch {
-    pub commands: Vec<Words>,
+    pub units: Vec<Unit>,
     /// Keys that end in it.
     pub keys: u64,
 }
@@ -82,6 +86,8 @@ pub struct Survey {
     pub expiring: u64,
     pub unsupported: BTreeMap<Unsupported, (u64, Vec<String>)>,
     too_large: (u64, Vec<String>),
+    /// Bytes of the largest value that is not too large, and its key.
+    pub largest: (usize, String),
     current: Option<String>,
 }
 
@@ -102,6 +108,7 @@ impl Survey {
             expiring: 0,
             unsupported: BTreeMap::new(),
             too_large: (0, Vec::new()),
+            largest: (0, String::new()),
             current: None,
         }
     }
@@ -126,10 +133,9 @@ impl Survey {
         let (count, examples) = &self.too_large;
         if *count > 0 {
             return Err(format!(
-                "{count} keys have parts over the limits, {} KiB for a key, field or member and {} MiB for a value: {}; \
-                 remove or split them at the source; nothing was written",
+                "{count} keys have parts over the limits, {} KiB for a key, field or member and {MAX_VALUE_BYTES} bytes for a \
+                 value: {}; remove or split them at the source; nothing was written",
                 MAX_NAME_BYTES >> 10,
-                MAX_VALUE_BYTES >> 20,
                 examples.join(", ")
             ));
         }
@@ -183,6 +189,11 @@ impl Visitor for Survey {
 
     fn value(&mut self, value: Vec<u8>) -> Result<(), Stopped> {
         self.check(value.len(), MAX_VALUE_BYTES);
+        if value.len() > self.largest.0
+            && let Some(key) = &self.current
+        {
+            self.largest = (value.len(), key.clone());
+        }
         Ok(())
     }
 
@@ -240,9 +251,13 @@ impl Converter {
     }
 
     fn push(&mut self, command: Words) -> Result<(), Stopped> {
-        self.bytes += size(&command);
-        self.batch.commands.push(command);
-        if self.bytes >= BATCH_BYTES || self.batch.commands.len() >= BATCH_COMMANDS {
+        let bytes = size(&command);
+        if self.bytes + bytes > BATCH_BYTES {
+            self.flush()?;
+        }
+        self.bytes += bytes;
+        self.batch.units.push(vec![command]);
+        if self.bytes >= BATCH_BYTES || self.batch.units.len() >= BATCH_COMMANDS {
             self.flush()
         } else {
             Ok(())
@@ -252,7 +267,7 @@ impl Converter {
     fn flush(&mut self) -> Result<(), Stopped> {
         self.bytes = 0;
         let batch = std::mem::take(&mut self.batch);
-        if batch.commands.is_empty() && batch.keys == 0 {
+        if batch.units.is_empty() && batch.keys == 0 {
             return Ok(());
         }
         self.sender.blocking_send(batch).map_err(|_| Stopped)

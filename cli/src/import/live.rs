@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use tempfile::TempDir;
 
 use super::args::ImportArgs;
-use super::content::{BATCH_BYTES, BATCH_COMMANDS, Choice, Survey, Words, size};
+use super::content::{BATCH_BYTES, BATCH_COMMANDS, Choice, Survey, Unit, Words, size};
 use super::cutover::{Control, compare, ms_since};
 use super::expiry::{self, Walk};
 use super::progress::{CutOver, Progress, Report, note};
@@ -115,7 +115,7 @@ async fn copy(
     if args.into_existing {
         note("the target may have keys; those of the same names are overwritten");
     }
-    target.begin().await?;
+    target.begin(&survey.largest).await?;
     load(choice, &survey, open, target, progress).await?;
     // The space is for the commands now; if it stays, it is removed with the directory.
     drop(std::fs::remove_file(&path));
@@ -154,8 +154,9 @@ enum Settling {
 
 /// Commands that are applied together, and the position after them.
 #[derive(Default)]
-struct Unit {
-    commands: Vec<Words>,
+struct Ready {
+    units: Vec<Unit>,
+    commands: usize,
     bytes: usize,
     end: Option<u64>,
 }
@@ -196,12 +197,12 @@ impl Following<'_> {
 
     /// Applies one batch of what was received.
     async fn apply_ready(&mut self) -> Result<(), Error> {
-        let mut unit = Unit::default();
-        while unit.bytes < BATCH_BYTES && unit.commands.len() < BATCH_COMMANDS {
+        let mut ready = Ready::default();
+        while ready.bytes < BATCH_BYTES && ready.commands < BATCH_COMMANDS {
             match decode(&self.buffer[self.used..]).map_err(Error::Impossible)? {
                 Some((words, length)) => {
                     self.used += length;
-                    self.take(words, length, &mut unit)?;
+                    self.take(words, length, &mut ready)?;
                 }
                 None if self.reader.has_more() => {
                     self.buffer.drain(..self.used);
@@ -211,23 +212,24 @@ impl Following<'_> {
                 None => break,
             }
         }
-        self.target.apply(&unit.commands).await?;
-        self.progress.commands += unit.commands.len() as u64;
-        if let Some(end) = unit.end {
+        self.target.apply(&ready.units).await?;
+        self.progress.commands += ready.commands as u64;
+        if let Some(end) = ready.end {
             self.applied.store(end, Ordering::Relaxed);
         }
         Ok(())
     }
 
-    fn take(&mut self, words: Words, length: usize, unit: &mut Unit) -> Result<(), Error> {
+    fn take(&mut self, words: Words, length: usize, ready: &mut Ready) -> Result<(), Error> {
         let unix_ms = self.reader.arrival(self.decoded).map_or_else(now_ms, |arrival| arrival.unix_ms);
         self.decoded += length as u64;
         if let Step::Apply(commands) = self.filter.take(words, unix_ms).map_err(Error::Impossible)? {
-            unit.bytes += commands.iter().map(size).sum::<usize>();
-            unit.commands.extend(commands);
+            ready.bytes += commands.iter().map(size).sum::<usize>();
+            ready.commands += commands.len();
+            ready.units.push(commands);
         }
         if !self.filter.is_in_transaction() {
-            unit.end = Some(self.decoded);
+            ready.end = Some(self.decoded);
         }
         Ok(())
     }

@@ -62,7 +62,7 @@ async fn from_file(
     target.check_empty().await?;
     let choice = Choice::new(args, now_ms());
     let survey = check(choice, open.clone()).await?;
-    target.begin().await?;
+    target.begin(&survey.largest).await?;
     let mut progress = Progress::new();
     let loaded = load(choice, &survey, open, &mut target, &mut progress).await;
     loaded.map_err(|error| target.interrupted(error))?;
@@ -109,7 +109,7 @@ async fn load(
     });
     let apply = async {
         while let Some(batch) = batches.recv().await {
-            target.apply(&batch.commands).await?;
+            target.apply(&batch.units).await?;
             progress.keys += batch.keys;
             progress.loading(read_bytes.load(Ordering::Relaxed), survey.keys());
         }

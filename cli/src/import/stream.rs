@@ -2,15 +2,12 @@
 
 use std::collections::HashSet;
 
-use super::content::{Words, shown, size};
+use super::content::{MAX_UNIT_BYTES, Unit, Words, shown, size};
 use super::expiry;
 
 /// Largest command; a value has at most 512 MiB in Redis.
 const MAX_WORD_BYTES: usize = 512 << 20;
 const MAX_WORDS: usize = 1 << 20;
-/// Largest transaction of the source. A request of HeliosDB, and the queue of MULTI, have 16 MiB.
-const MAX_UNIT_BYTES: usize = 14 << 20;
-
 /// Decodes the first command: its words and its length in bytes. `None` if it is not complete.
 ///
 /// # Errors
@@ -57,7 +54,7 @@ pub enum Step {
     /// Nothing is to be applied.
     Nothing,
     /// Commands that belong to one transaction of the target.
-    Apply(Vec<Words>),
+    Apply(Unit),
 }
 
 /// The state of the stream.
@@ -162,9 +159,8 @@ impl Filter {
         let bytes = size(&command) + self.transaction.as_ref().map_or(0, |(_, bytes)| *bytes);
         if bytes > MAX_UNIT_BYTES {
             return Err(format!(
-                "{}: a command or transaction of the source has more than {} MiB",
-                described(&name, &command),
-                MAX_UNIT_BYTES >> 20
+                "{}: a command or transaction of the source has more than {MAX_UNIT_BYTES} bytes",
+                described(&name, &command)
             ));
         }
         match &mut self.transaction {
@@ -365,8 +361,8 @@ mod tests {
         let mut filter = Filter::new(0, true, false);
         assert_eq!(take(&mut filter, "XADD s * a b").unwrap(), "");
         assert_eq!(filter.skipped, 1);
-        let large = vec![b"SET".to_vec(), b"k".to_vec(), vec![b'x'; 15 << 20]];
-        assert!(filter.take(large, 0).unwrap_err().contains("14 MiB"));
+        let large = vec![b"SET".to_vec(), b"k".to_vec(), vec![b'x'; 8 << 20]];
+        assert!(filter.take(large, 0).unwrap_err().contains("more than 8323072 bytes"));
     }
 
     #[test]

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use redis::{Cmd, Pipeline, RedisError, ServerError, Value, cmd};
 
 use super::args::ImportArgs;
-use super::content::{Words, shown};
+use super::content::{Unit, Words, shown};
 use super::progress::note;
 use crate::args::Cli;
 use crate::error::Error;
@@ -21,6 +21,10 @@ use crate::place::Place;
 pub const MARKER: &str = "heliosctl:import";
 const FIRST_PAUSE: Duration = Duration::from_millis(50);
 const LONGEST_PAUSE: Duration = Duration::from_secs(1);
+/// Every target takes a write of so many bytes.
+const SMALLEST_LIMIT_BYTES: usize = 900 << 10;
+/// Bytes of a transaction beside the largest value: its key, and the marker.
+const PROBE_MARGIN_BYTES: usize = 65 << 10;
 const NOTE_EVERY: Duration = Duration::from_secs(5);
 /// Smallest timeout of a response: a batch waits for an election, too.
 const SHORTEST_TIMEOUT: Duration = Duration::from_secs(10);
@@ -29,6 +33,8 @@ const SHORTEST_TIMEOUT: Duration = Duration::from_secs(10);
 enum Trouble {
     /// It may succeed if it is sent again.
     Passing(String),
+    /// It would cost more than a transaction or script may; nothing was changed.
+    Costly(String),
     Lasting(Error),
 }
 
@@ -115,11 +121,23 @@ impl Target {
         }))
     }
 
-    /// Begins the import: removes all keys if that was requested, and sets the marker.
+    /// Begins the import: checks that the target takes a value as large as `largest`, removes all keys if that was requested,
+    /// and sets the marker.
     ///
     /// # Errors
-    /// When the target does not take writes.
-    pub async fn begin(&mut self) -> Result<(), Error> {
+    /// When the target does not take writes, or not such large ones.
+    pub async fn begin(&mut self, largest: &(usize, String)) -> Result<(), Error> {
+        let (bytes, key) = largest;
+        if *bytes > SMALLEST_LIMIT_BYTES {
+            let mut probe = Pipeline::new();
+            probe.add_command(cmd("SET").arg(MARKER).arg(vec![0_u8; bytes + PROBE_MARGIN_BYTES]).clone());
+            if let Err(message) = self.affordably("write a large value", &probe).await? {
+                return Err(Error::Impossible(format!(
+                    "the value of {key} has {bytes} bytes, which the target does not take: {message} (a quarter of \
+                     raft.segment_bytes); nothing was written"
+                )));
+            }
+        }
         let mut pipe = Pipeline::new();
         pipe.add_command(cmd("MULTI"));
         if self.replaces {
@@ -142,17 +160,36 @@ impl Target {
         Ok(())
     }
 
-    /// Applies the commands once, in their order, as one transaction.
+    /// Applies the units once, in their order: as one transaction, or as several if that costs too much.
     ///
     /// # Errors
     /// When a command is refused, or the target does not answer for longer than the patience.
-    pub async fn apply(&mut self, commands: &[Words]) -> Result<(), Error> {
-        if commands.is_empty() {
-            return Ok(());
+    pub async fn apply(&mut self, units: &[Unit]) -> Result<(), Error> {
+        let mut pending = vec![units];
+        while let Some(units) = pending.pop() {
+            if units.is_empty() {
+                continue;
+            }
+            match self.apply_at_once(units).await? {
+                Ok(()) => {}
+                Err(_) if units.len() > 1 => {
+                    let (first, rest) = units.split_at(units.len() / 2);
+                    pending.extend([rest, first]);
+                }
+                Err(message) => {
+                    let command = units[0].first().map_or_else(String::new, described);
+                    return Err(Error::Impossible(format!("the target refuses {command}: {message}")));
+                }
+            }
         }
-        let mut pipe = Pipeline::with_capacity(commands.len() + 5);
+        Ok(())
+    }
+
+    /// Applies the units as one transaction; the inner error is that it costs too much.
+    async fn apply_at_once(&mut self, units: &[Unit]) -> Result<Result<(), String>, Error> {
+        let mut pipe = Pipeline::with_capacity(units.len() + 5);
         pipe.add_command(cmd("MULTI"));
-        for words in commands {
+        for words in units.iter().flatten() {
             pipe.add_command(command(words));
         }
         pipe.add_command(cmd("SET").arg(MARKER).arg(self.marker(self.sequence + 1)).clone());
@@ -161,12 +198,16 @@ impl Target {
         pipe.add_command(cmd("GET").arg(MARKER).clone());
         let mut retry = Retry::new(self.patience);
         loop {
-            match self.try_apply(&pipe, commands).await {
+            match self.try_apply(&pipe, units).await {
                 Ok(()) => {
                     self.sequence += 1;
-                    return Ok(());
+                    return Ok(Ok(()));
                 }
                 Err(Trouble::Lasting(error)) => return Err(error),
+                Err(Trouble::Costly(message)) => {
+                    self.is_armed = false;
+                    return Ok(Err(message));
+                }
                 Err(Trouble::Passing(message)) => {
                     self.is_armed = false;
                     self.retries += 1;
@@ -176,7 +217,7 @@ impl Target {
         }
     }
 
-    async fn try_apply(&mut self, pipe: &Pipeline, commands: &[Words]) -> Result<(), Trouble> {
+    async fn try_apply(&mut self, pipe: &Pipeline, units: &[Unit]) -> Result<(), Trouble> {
         if !self.is_armed && self.arm().await? {
             return Ok(());
         }
@@ -184,7 +225,7 @@ impl Target {
         let mut answers = self.query(pipe).await?;
         let [marker, watched] = [answers.pop(), answers.pop()];
         let executed = answers.pop();
-        check_executed(commands, &answers, executed)?;
+        check_executed(units, &answers, executed)?;
         let next = self.marker(self.sequence + 1);
         let is_watched = watched == Some(Value::Okay);
         self.is_armed = is_watched && marker == Some(Value::BulkString(next));
@@ -230,6 +271,21 @@ impl Target {
     /// # Errors
     /// When one is refused, or the target does not answer for longer than the patience.
     pub async fn patiently(&mut self, doing: &str, pipe: &Pipeline) -> Result<Vec<Value>, Error> {
+        match self.affordably(doing, pipe).await? {
+            Ok(answers) => Ok(answers),
+            Err(message) => Err(Error::Impossible(format!("the target refuses to {doing}: {message}"))),
+        }
+    }
+
+    /// As [`Self::patiently`]; the inner error is that it costs too much.
+    ///
+    /// # Errors
+    /// As [`Self::patiently`].
+    pub async fn affordably(
+        &mut self,
+        doing: &str,
+        pipe: &Pipeline,
+    ) -> Result<Result<Vec<Value>, String>, Error> {
         let mut retry = Retry::new(self.patience);
         loop {
             let answered =
@@ -238,8 +294,9 @@ impl Target {
                     None => Ok(answers),
                 });
             match answered {
-                Ok(answers) => return Ok(answers),
+                Ok(answers) => return Ok(Ok(answers)),
                 Err(Trouble::Lasting(error)) => return Err(error),
+                Err(Trouble::Costly(message)) => return Ok(Err(message)),
                 Err(Trouble::Passing(message)) => retry.pause(doing, message).await?,
             }
         }
@@ -297,6 +354,9 @@ fn error_of(value: &Value) -> Option<&ServerError> {
     }
 }
 
+/// Parts of the errors of a write or script that is too large or exceeds its budget.
+const COSTLY: [&str; 3] = ["split it into smaller ones", "BUDGET_EXCEEDED", "bytes, more than"];
+
 fn is_about_user(message: &str) -> bool {
     ["NOAUTH", "NOPERM", "WRONGPASS", "DENIED"].iter().any(|code| message.contains(code))
 }
@@ -304,18 +364,20 @@ fn is_about_user(message: &str) -> bool {
 /// Whether an answer other than that of EXEC ends the import.
 fn sort(error: &ServerError) -> Trouble {
     let message = error.to_string();
+    let is_costly = COSTLY.iter().any(|text| message.contains(text));
     match is_about_user(&message) {
         true => Trouble::Lasting(Error::Impossible(format!(
             "the target refuses: {message}; give --user and --password-file of a user who may read and write"
         ))),
+        false if is_costly => Trouble::Costly(message),
         false => Trouble::Passing(message),
     }
 }
 
 /// Returns whether all commands took effect. `queued`: the answers to MULTI, the commands, and SET.
-fn check_executed(commands: &[Words], queued: &[Value], executed: Option<Value>) -> Result<(), Trouble> {
+fn check_executed(units: &[Unit], queued: &[Value], executed: Option<Value>) -> Result<(), Trouble> {
     match executed {
-        Some(Value::Array(answers)) => match commands.iter().zip(&answers).find_map(refused) {
+        Some(Value::Array(answers)) => match units.iter().flatten().zip(&answers).find_map(refused) {
             Some((words, error)) => Err(Trouble::Lasting(refusal(words, error))),
             None => Ok(()),
         },
@@ -323,8 +385,8 @@ fn check_executed(commands: &[Words], queued: &[Value], executed: Option<Value>)
         Some(Value::Nil) => Err(Trouble::Passing("the batch may have been applied before".to_owned())),
         Some(Value::ServerError(aborted)) if aborted.code() == "EXECABORT" => {
             let queued = queued.get(1..).unwrap_or_default();
-            let found =
-                commands.iter().zip(queued).find_map(|(words, answer)| Some((words, error_of(answer)?)));
+            let commands = units.iter().flatten();
+            let found = commands.zip(queued).find_map(|(words, answer)| Some((words, error_of(answer)?)));
             match found {
                 Some((words, error)) if !is_passing(error) => Err(Trouble::Lasting(refusal(words, error))),
                 _ => Err(Trouble::Passing(aborted.to_string())),
@@ -348,9 +410,13 @@ fn refused<'a>((words, answer): (&'a Words, &'a Value)) -> Option<(&'a Words, &'
 }
 
 fn refusal(words: &Words, error: &ServerError) -> Error {
+    Error::Impossible(format!("the target refuses {}: {error}", described(words)))
+}
+
+fn described(words: &Words) -> String {
     let name = words.first().map_or_else(String::new, |name| String::from_utf8_lossy(name).to_uppercase());
     let key = words.get(1).map_or_else(String::new, |key| format!(" {}", shown(key)));
-    Error::Impossible(format!("the target refuses {name}{key}: {error}"))
+    name + &key
 }
 
 /// Pauses that grow, until the patience ends.

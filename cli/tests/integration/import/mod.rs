@@ -110,11 +110,17 @@ fn rdb_file_that_cannot_be_imported_whole_is_refused_before_anything_is_written(
     ask::<()>(&mut connection, "SELECT 5");
     ask::<()>(&mut connection, "SET other 1");
     ask::<()>(&mut connection, "SELECT 0");
-    refused(&["--skip-unsupported"], "databases 0 (1 keys), 5 (1 keys)");
+    refused(&["--skip-unsupported"], "5 (1 keys), and HeliosDB has one: choose with --database");
     redis::cmd("HSET").arg("wide").arg("f".repeat(70_000)).arg(1).exec(&mut connection).unwrap();
     let chosen = ["--skip-unsupported", "--database", "0"];
     refused(&chosen, "\"wide\"");
     ask::<()>(&mut connection, "DEL wide");
+    redis::cmd("SET").arg("huge").arg("v".repeat(8 << 20)).exec(&mut connection).unwrap();
+    refused(&chosen, "\"huge\"");
+    // More than `heliosd dev` takes, and not more than other members do.
+    redis::cmd("SET").arg("huge").arg("v".repeat(5 << 20)).exec(&mut connection).unwrap();
+    refused(&chosen, "the value of \"huge\" has 5242880 bytes");
+    ask::<()>(&mut connection, "DEL huge");
     assert_eq!(ask::<u64>(&mut target, "DBSIZE"), 0);
 
     ask::<()>(&mut target, "SET own 1");
