@@ -11,7 +11,7 @@ cd "$root"
 
 readonly staged=target/book-src
 # The pages in the order of the book.
-readonly guides="docs/guide/processes.md docs/guide/kubernetes.md docs/guide/operations.md docs/guide/backup.md docs/guide/sidecar.md docs/limits.md docs/sizing.md docs/benchmarks.md"
+readonly guides="docs/guide/processes.md docs/guide/kubernetes.md docs/guide/operations.md docs/guide/backup.md docs/guide/sidecar.md docs/guide/import.md docs/limits.md docs/sizing.md docs/benchmarks.md"
 readonly inside="ARCHITECTURE.md docs/design/product.md docs/design/node.md docs/checklist.md SECURITY.md CONTRIBUTING.md CHANGELOG.md e2e/kubernetes/README.md"
 
 title() { sed -n 's/^# //p;T;q' "$1"; }

@@ -6,7 +6,7 @@ readonly compose_go_version=2.16.2
 
 # Each name that HELIOS_TEST_SKIP accepts, a program by which the tool is detected, and its Debian package. promtool is
 # unpacked, not installed, since its package starts a server; docker is needed to read compose files only.
-readonly test_tools="strace=strace=strace redis-cli=redis-cli=redis-tools netns=ip=iproute2 mount=mkfs.ext4=e2fsprogs curl=curl=curl promtool docker"
+readonly test_tools="strace=strace=strace redis-cli=redis-cli=redis-tools redis-server=redis-server=redis-server netns=ip=iproute2 mount=mkfs.ext4=e2fsprogs curl=curl=curl promtool docker"
 
 # check_skips: fails if HELIOS_TEST_SKIP has an unknown name, or is set in CI.
 check_skips() {

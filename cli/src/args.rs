@@ -8,6 +8,7 @@ use clap_complete::Shell;
 use helios_backup::args::BackupCommand;
 use helios_backup::program::ReportArgs;
 
+use crate::import::ImportArgs;
 use crate::lock::Certificates;
 
 /// Inspects and manages HeliosDB clusters, on Kubernetes or by the addresses of their members.
@@ -215,6 +216,9 @@ pub enum Command {
         #[command(subcommand)]
         action: SidecarAction,
     },
+    /// Copies the data of Redis or Valkey into an empty cluster: from an RDB file, or from a running server with
+    /// a cut-over in which nothing is lost.
+    Import(Box<ImportArgs>),
     /// Certificates for members that run without Kubernetes.
     Certs {
         #[command(subcommand)]
@@ -334,7 +338,7 @@ fn crc(text: &str) -> Result<u32, String> {
 }
 
 /// Parses a duration with its unit: `500ms`, `5s`, `10m`, `1h`.
-fn duration(text: &str) -> Result<Duration, String> {
+pub fn duration(text: &str) -> Result<Duration, String> {
     let wrong = || format!("{text:?} is no time; write e.g. 500ms, 5s, 10m or 1h");
     let digits = text.trim_end_matches(|c: char| c.is_ascii_alphabetic());
     let count: u64 = digits.parse().map_err(|_| wrong())?;

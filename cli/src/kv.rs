@@ -3,7 +3,8 @@
 use std::time::Duration;
 
 use redis::aio::MultiplexedConnection;
-use redis::{AsyncConnectionConfig, Cmd, ErrorKind, RedisConnectionInfo, Value, cmd};
+use redis::{AsyncConnectionConfig, Cmd, ErrorKind, RedisConnectionInfo, RedisError, Value, cmd};
+use tokio::task::JoinHandle;
 use tokio::time::timeout;
 
 use crate::error::Error;
@@ -38,15 +39,57 @@ impl Found {
     }
 }
 
-/// Executes `request` at the member whose client port is at `place`.
-///
-/// # Errors
-/// When the member cannot be reached, or replies with an error.
-pub async fn ask(place: &Place, user: &User, request: &Request, limit: Duration) -> Result<Found, Error> {
-    let pipe = place.open().await?;
-    let refused = |error: redis::RedisError| Error::Refused {
+/// An authenticated connection to a Redis port.
+pub struct Connection {
+    pub commands: MultiplexedConnection,
+    driver: JoinHandle<()>,
+}
+
+impl Connection {
+    /// Opens a connection for `doing`. `limit` is that of a response.
+    ///
+    /// # Errors
+    /// When the server cannot be reached or refuses the user.
+    pub async fn open(place: &Place, user: &User, doing: &str, limit: Duration) -> Result<Self, Error> {
+        Self::of_database(place, user, doing, limit, 0).await
+    }
+
+    /// As [`Self::open`], with a database other than 0, which only other servers have.
+    ///
+    /// # Errors
+    /// As [`Self::open`].
+    pub async fn of_database(
+        place: &Place,
+        user: &User,
+        doing: &str,
+        limit: Duration,
+        database: i64,
+    ) -> Result<Self, Error> {
+        let pipe = place.open().await?;
+        let mut info = RedisConnectionInfo::default().set_db(database);
+        if let Some(name) = &user.name {
+            info = info.set_username(name);
+        }
+        if let Some(password) = &user.password {
+            info = info.set_password(password);
+        }
+        let config = AsyncConnectionConfig::new().set_response_timeout(Some(limit));
+        let opened = MultiplexedConnection::new_with_config(&info, pipe, config).await;
+        let (commands, driver) = opened.map_err(|error| refused(place, doing, &error))?;
+        Ok(Self { commands, driver: tokio::spawn(driver) })
+    }
+}
+
+impl Drop for Connection {
+    fn drop(&mut self) {
+        self.driver.abort();
+    }
+}
+
+fn refused(place: &Place, doing: &str, error: &RedisError) -> Error {
+    Error::Refused {
         member: place.name().to_owned(),
-        doing: request.name().to_owned(),
+        doing: doing.to_owned(),
         message: match error.kind() {
             ErrorKind::AuthenticationFailed => "WRONGPASS no user has this password".to_owned(),
             _ => error.to_string(),
@@ -58,23 +101,18 @@ pub async fn ask(place: &Place, user: &User, request: &Request, limit: Duration)
             _ => String::new(),
         },
         retryable: false,
-    };
-    let mut info = RedisConnectionInfo::default();
-    if let Some(name) = &user.name {
-        info = info.set_username(name);
     }
-    if let Some(password) = &user.password {
-        info = info.set_password(password);
-    }
+}
+
+/// Executes `request` at the member whose client port is at `place`.
+///
+/// # Errors
+/// When the member cannot be reached, or replies with an error.
+pub async fn ask(place: &Place, user: &User, request: &Request, limit: Duration) -> Result<Found, Error> {
     let talk = async {
-        let (mut connection, driver) =
-            MultiplexedConnection::new_with_config(&info, pipe, AsyncConnectionConfig::new())
-                .await
-                .map_err(refused)?;
-        let driver = tokio::spawn(driver);
-        let answer: Result<Value, _> = request.command().query_async(&mut connection).await;
-        driver.abort();
-        request.read(answer.map_err(refused)?)
+        let mut connection = Connection::open(place, user, request.name(), limit).await?;
+        let answer: Result<Value, _> = request.command().query_async(&mut connection.commands).await;
+        request.read(answer.map_err(|error| refused(place, request.name(), &error))?)
     };
     match timeout(limit, talk).await {
         Ok(found) => found,

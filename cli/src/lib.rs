@@ -10,6 +10,7 @@ mod check;
 mod complete;
 mod direct;
 mod error;
+mod import;
 mod kubernetes;
 mod kv;
 mod lock;

@@ -20,7 +20,7 @@ use crate::lock::User;
 use crate::output::{colour, line, show};
 use crate::switchover::{self, Limits, Members, Outlook};
 use crate::view::ClusterView;
-use crate::{archive, backup, certs, direct, kubernetes, kv, machine, render, sidecar};
+use crate::{archive, backup, certs, direct, import, kubernetes, kv, machine, render, sidecar};
 
 const DONE: u8 = 0;
 const FAILED: u8 = 1;
@@ -46,6 +46,9 @@ pub async fn run(cli: &Cli) -> Result<u8, Error> {
     }
     if let Command::Backup { report, command } = &cli.command {
         return backup::run(cli.output, report, command).await;
+    }
+    if let Command::Import(args) = &cli.command {
+        return import::run(cli, args).await;
     }
     if let Some((request, data)) = request(&cli.command) {
         return keys(cli, &request, data).await;
@@ -153,6 +156,7 @@ async fn through_kubernetes(cli: &Cli, finder: &Finder) -> Result<u8, Error> {
         | Command::Ttl { .. }
         | Command::Expire { .. }
         | Command::Backup { .. }
+        | Command::Import(_)
         | Command::Certs { .. }
         | Command::Sidecar { .. }
         | Command::Completion { .. } => {

@@ -22,6 +22,7 @@ const EDGES: &[(&str, &[&str])] = &[
     ("crates/archive", &[]),
     ("crates/backup", &["helios-archive", "helios-proto"]),
     ("crates/sidecar", &["helios-proto", "helios-redis", "helios-service"]),
+    ("crates/rdb", &[]),
     (
         "node",
         &[
@@ -38,7 +39,7 @@ const EDGES: &[(&str, &[&str])] = &[
     ),
     ("sim", &["helios-history", "helios-proto", "helios-raft", "helios-state", "helios-storage"]),
     ("operator", &["helios-config", "helios-crds", "helios-proto"]),
-    ("cli", &["helios-backup", "helios-crds", "helios-proto"]),
+    ("cli", &["helios-backup", "helios-crds", "helios-proto", "helios-rdb"]),
 ];
 /// Third-party crates that a crate never uses: consensus and the crates below it serve no port, a configuration opens no
 /// connection, and Redis is the only protocol of its crate.
@@ -48,6 +49,7 @@ const FORBIDDEN: &[(&str, &[&str])] = &[
     ("crates/state", PORTS),
     ("crates/raft", PORTS),
     ("crates/archive", PORTS),
+    ("crates/rdb", PORTS),
     ("crates/backup", &["warp", "kube", "raft", "sled", "redb", "mlua"]),
     ("crates/sidecar", &["warp", "kube", "tonic", "raft", "sled", "redb", "mlua"]),
     ("crates/config", PORTS),

@@ -62,6 +62,12 @@ impl Dev {
         addresses.collect::<Vec<_>>().join(",")
     }
 
+    /// Redis ports of the members, separated by commas.
+    pub fn clients(&self) -> String {
+        let addresses = (0..MEMBERS).map(|n| format!("127.0.0.1:{}", CLIENT + self.offset + n));
+        addresses.collect::<Vec<_>>().join(",")
+    }
+
     pub fn pid(&self) -> u32 {
         self.process.id()
     }

@@ -5,6 +5,7 @@ mod backup;
 mod dev;
 mod doctor;
 mod endpoints;
+mod import;
 mod locks;
 mod process;
 mod skip;

@@ -157,6 +157,69 @@ async fn a_thousand_damages_of_an_archive_in_clear_text_are_refused_by_name() {
     assert_all_are_refused(Keyring::unencrypted()).await;
 }
 
+/// Puts the manifest, or a part, of one base in the place of the other's; or damages any object as [`damage`] does.
+fn damage_anywhere(random: &mut StdRng, objects: &mut Objects) -> &'static str {
+    let all: Vec<_> = objects.keys().filter(|name| !name.ends_with("origin.json")).cloned().collect();
+    if random.random_bool(0.2) {
+        let ending = ["manifest.json", "0000.part"].choose(random).unwrap();
+        let both: Vec<_> = all.iter().filter(|name| name.ends_with(ending)).collect();
+        let to = random.random_range(0..both.len());
+        let bytes = objects[both[(to + 1) % both.len()]].clone();
+        objects.insert(both[to].clone(), bytes);
+        return "other base";
+    }
+    damage(random, objects, &all).1
+}
+
+/// Whether a restore to `index` has exactly the bytes that were written.
+fn is_right(index: u64, base: &[u8], entries: &[helios_archive::segments::Entry]) -> bool {
+    let first = match base.len() {
+        10_000 => 11,
+        14_000 => 31,
+        _ => return false,
+    };
+    let expected: Vec<_> = (first..=index).map(common::entry).collect();
+    base == common::content(base.len()) && entries == expected
+}
+
+async fn assert_never_wrong(keyring: Keyring) {
+    let archive = archive(Arc::new(InMemory::new()), keyring.clone());
+    write_history(&archive).await;
+    let intact = objects(&archive).await;
+    let (mut refused, mut restored) = (0, 0);
+    for seed in 0..DAMAGES {
+        let mut random = StdRng::seed_from_u64(0xb_0000 + seed);
+        let mut objects = intact.clone();
+        let kind = damage_anywhere(&mut random, &mut objects);
+        let index = random.random_range(10..=60);
+        let archive = common::archive(store_of(&objects).await, keyring.clone());
+        let catalog = archive.catalog().await.unwrap();
+        match restore(&archive, &catalog, Target::Index(index)).await {
+            Ok((base, entries)) => {
+                assert!(
+                    is_right(index, &base, &entries),
+                    "seed {seed}: {kind}: wrong bytes at index {index}"
+                );
+                restored += 1;
+            }
+            Err(text) => {
+                let is_named =
+                    [".part", ".seg", "manifest.json", "nearest"].iter().any(|name| text.contains(name));
+                assert!(is_named, "seed {seed}: {kind}, index {index}: {text}");
+                refused += 1;
+            }
+        }
+    }
+    // Damages that the target does not need are not refused.
+    assert!(refused > 200 && restored > 200, "{refused} refused, {restored} restored");
+}
+
+#[tokio::test]
+async fn a_thousand_damages_never_yield_wrong_bytes_at_a_random_index() {
+    assert_never_wrong(keyring()).await;
+    assert_never_wrong(Keyring::unencrypted()).await;
+}
+
 #[tokio::test]
 async fn wrong_key_is_refused_for_every_object() {
     let store: Arc<dyn ObjectStore> = Arc::new(InMemory::new());
