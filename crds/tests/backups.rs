@@ -170,12 +170,18 @@ fn fields_of_backup_resources_are_explained_and_named_by_short_names() {
         explained("spec", &properties["spec"]);
         explained("status", &properties["status"]);
     }
-    assert_eq!(short, ["hc", "hbs", "hbk", "hsb"]);
+    assert_eq!(short, ["hc", "hbs", "hbk", "hsb", "hcl"]);
 }
 
 fn explained(path: &str, schema: &Value) {
-    const BORROWED: [&str; 5] =
-        ["resources", "tolerations", "affinity", "topologySpreadConstraints", "conditions"];
+    const BORROWED: [&str; 6] = [
+        "resources",
+        "tolerations",
+        "affinity",
+        "topologySpreadConstraints",
+        "conditions",
+        "namespaceSelector",
+    ];
     let (fields, items) = (&schema["properties"], &schema["items"]["properties"]);
     for (name, field) in fields.as_object().into_iter().chain(items.as_object()).flatten() {
         let path = format!("{path}.{name}");
