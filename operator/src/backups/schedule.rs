@@ -1,13 +1,18 @@
 //! Which time of a schedule is due; pure. A time that was missed is started late within the deadline, the last one only, and
 //! otherwise counted: times are never piled up.
 
+use std::sync::LazyLock;
+
 use croner::Cron;
 use croner::parser::{CronParser, Seconds, Year};
-use jiff::tz::TimeZone;
+use jiff::tz::{TimeZone, TimeZoneDatabase};
 use jiff::{SignedDuration, Timestamp, Zoned};
 
 /// Missed times that are counted one by one; more are a clock that was wrong, or a schedule that changed.
 const MOST_COUNTED: usize = 1000;
+
+/// Time zones of this program: its image has no database of them, and one beside it would hide that from the tests.
+static ZONES: LazyLock<TimeZoneDatabase> = LazyLock::new(TimeZoneDatabase::bundled);
 
 #[derive(Debug)]
 pub struct Schedule {
@@ -38,7 +43,7 @@ impl Schedule {
         let cron = parser.parse(pattern);
         let cron = cron.map_err(|e| format!("{field}: {e}; write five fields of cron, such as 0 3 * * *"))?;
         let unknown = |e| format!("spec.timeZone: {e}; write an IANA name, such as Europe/Berlin");
-        Ok(Self { cron, zone: TimeZone::get(zone).map_err(unknown)? })
+        Ok(Self { cron, zone: ZONES.get(zone).map_err(unknown)? })
     }
 
     /// The first time after `moment`. `None` for a schedule without one, such as February 30.
