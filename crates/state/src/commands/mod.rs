@@ -211,6 +211,17 @@ where
     Ok(gathered)
 }
 
+/// Skips the first `count` items as entries of earlier builds do: an exceeded budget counts as an item, damage does not.
+fn skip<T>(
+    items: impl Iterator<Item = Result<T, Failure>>,
+    count: usize,
+) -> impl Iterator<Item = Result<T, Failure>> {
+    let found = items.enumerate();
+    found.filter_map(move |(at, item)| {
+        (at >= count || matches!(item, Err(Failure::Engine(_)))).then_some(item)
+    })
+}
+
 /// Skips the first `count` items, but no error.
 fn after<T, E>(
     items: impl Iterator<Item = Result<T, E>>,
@@ -222,4 +233,22 @@ fn after<T, E>(
         left -= usize::from(is_skipped);
         is_skipped
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::engines::EngineError;
+    use super::*;
+
+    #[test]
+    fn skipped_items_hide_an_exceeded_budget_and_no_damage() {
+        let damage = || Err(Failure::Engine(EngineError::Corrupt("a block".into())));
+        let kinds = |items: Vec<Result<u8, Failure>>| -> Vec<bool> {
+            skip(items.into_iter(), 2).map(|item| item.is_ok()).collect()
+        };
+        assert_eq!(kinds(vec![Ok(1), Ok(2), Ok(3)]), [true]);
+        assert_eq!(kinds(vec![Ok(1), damage(), Ok(3)]), [false, true]);
+        let exceeded = || Err(super::super::command::invalid("the budget is exceeded"));
+        assert_eq!(kinds(vec![Ok(1), exceeded(), exceeded()]), [false]);
+    }
 }

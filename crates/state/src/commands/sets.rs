@@ -148,8 +148,10 @@ fn spop(txn: &mut Txn<'_>, mut words: Words<'_>) -> Outcome {
         if popped.len() == wanted {
             break;
         }
+        // An error counts at any position: the element that cannot be read may be a chosen one.
+        let (member, _) = element?;
         if chosen.contains(&position) {
-            popped.push(element?.0);
+            popped.push(member);
         }
     }
     for member in &popped {

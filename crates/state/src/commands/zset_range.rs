@@ -9,7 +9,7 @@ use super::number::parse_double;
 use super::spec::{Spec, commands};
 use super::words::{Words, no_integer, syntax};
 use super::zsets::{Place, Scored, SortedSet, Span, scored_answer};
-use super::{after, gather, integer, list, nil, nil_list};
+use super::{after, gather, integer, list, nil, nil_list, skip};
 
 pub static COMMANDS: &[Spec] = commands! { SortedSet:
     530 "zcount" 4 ONE [READONLY FAST] "2.0.0" |txn, words| count(txn, words, By::Score),
@@ -171,7 +171,7 @@ impl Query {
         }
         let found = self.range.members_forwards(txn, &set);
         if !self.reverse {
-            return gather(found.skip(self.offset).take(limit));
+            return gather(skip(found, self.offset).take(limit));
         }
         let found = gather(found)?;
         Ok(found.into_iter().rev().skip(self.offset).take(limit).collect())

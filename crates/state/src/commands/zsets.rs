@@ -16,7 +16,7 @@ use super::number::{from_sortable, parse_double, sortable};
 use super::spec::{Events, Spec, commands};
 use super::words::{Words, is, no_double, syntax};
 use super::{
-    after, bulk_or_nil, bulks, double_text, gather, integer, list, lists, nil, nil_list, replies, sets,
+    after, bulk_or_nil, bulks, double_text, gather, integer, list, lists, nil, nil_list, replies, sets, skip,
 };
 
 pub static COMMANDS: &[Spec] = commands! { SortedSet:
@@ -138,7 +138,7 @@ impl SortedSet {
     pub fn by_rank(&self, txn: &Txn<'_>, ranks: Range<usize>) -> Result<Vec<Scored>, Failure> {
         let (behind, wanted) = (self.len() - ranks.end, ranks.len());
         if !txn.visits_fewest() {
-            return gather(self.ascending(txn, &Span::all()).skip(ranks.start).take(wanted));
+            return gather(skip(self.ascending(txn, &Span::all()), ranks.start).take(wanted));
         }
         if ranks.start <= behind {
             return gather(after(self.ascending(txn, &Span::all()), ranks.start).take(wanted));
