@@ -80,8 +80,19 @@ const WORDS: [&str; 60] = [
     "ex",
     "numkeys",
 ];
-/// Requests that random words seldom make; K is some key.
-const FORMS: [&str; 24] = [
+/// Requests that random words seldom make; K is some key. The first ten are executed, where the role permits it: the property
+/// says nothing of a command that is always refused.
+const FORMS: [&str; 34] = [
+    "get app:s",
+    "set app:new 1",
+    "scan 0 match app:*",
+    "keys app:*",
+    "eval return(1) 0",
+    "sunionstore app:new app:t app:t",
+    "zunionstore app:new 1 app:z",
+    "copy app:l app:new replace",
+    "sort app:l",
+    "object encoding app:s",
     "scan 0 match K*",
     "keys K*",
     "eval S 1 K",
@@ -258,9 +269,8 @@ async fn no_command_of_a_limited_user_reads_or_writes_a_key_outside_its_prefixes
             assert_eq!(outside(&more), before_many, "{role}, seed {seed}");
         }
     }
-    // The property says nothing of a command that is always refused.
-    for name in ["get", "set", "scan", "keys", "eval", "sunionstore", "zunionstore", "copy", "sort", "object"]
-    {
+    for form in &FORMS[..10] {
+        let name = form.split(' ').next().unwrap();
         assert!(ran.contains(name), "{name} was never executed; it ran {ran:?}");
     }
 }
