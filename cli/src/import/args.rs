@@ -12,7 +12,7 @@ pub struct ImportArgs {
     /// RDB file of Redis up to 8.2 or Valkey 8.
     #[arg(long, value_name = "FILE", required_unless_present = "from", conflicts_with = "from")]
     pub rdb: Option<PathBuf>,
-    /// Running Redis or Valkey, redis://[USER@]HOST:PORT, or rediss:// with TLS. It is followed as a replica does, until
+    /// Running Redis or Valkey, redis://HOST:PORT or redis://USER@HOST:PORT; rediss:// with TLS. It is followed as a replica does, until
     /// the cut-over or Ctrl-C.
     #[arg(long, value_name = "URL")]
     pub from: Option<String>,

@@ -18,7 +18,7 @@ pub const FOLLOWING_MS: u64 = 120 * 1000;
 /// Keys of one script or page.
 const PAGE: usize = 1000;
 
-/// Takes back the shift of keys that expire at ARGV[2] or later. Returns those that stay shifted.
+/// Takes back the shift of keys that expire at `ARGV[2]` or later. Returns those that stay shifted.
 const SCRIPT: &str = r"
 local shift, least, kept = tonumber(ARGV[1]), tonumber(ARGV[2]), {}
 for _, key in ipairs(KEYS) do

@@ -17,7 +17,7 @@ pub struct SidecarArgs {
     /// addresses. Without it, the file `uri` of --secret-dir names them.
     #[arg(long, env = "HELIOS_SIDECAR_CLUSTER", value_delimiter = ',', value_name = "HOST:PORT")]
     pub cluster: Vec<String>,
-    /// Addresses that the application connects to, separated by commas. [::1] is left out on a host without IPv6.
+    /// Addresses that the application connects to, separated by commas. That of IPv6 is left out on a host without it.
     #[arg(
         long,
         env = "HELIOS_SIDECAR_LISTEN",
