@@ -236,7 +236,8 @@ async fn overwrite(setup: &Setup<'_>, cluster: &Cluster) -> Result<f64> {
 /// Waits until all that the leader has applied is archived; returns its index.
 async fn caught_up(cluster: &Cluster, archiver: &mut Archiver) -> Result<u64> {
     let leader = &cluster.members[cluster.leader().await?];
-    let applied = leader.metric("helios_raft_proposals_applied_total").await.context("the applied index")? as u64;
+    let applied =
+        leader.metric("helios_raft_proposals_applied_total").await.context("the applied index")? as u64;
     archiver
         .wait("all is archived", |status| number(status, "archivedIndex").filter(|index| *index >= applied))
         .await
