@@ -103,7 +103,8 @@ impl World {
         match fault {
             Fault::Kill if is_up => self.kill(slot),
             Fault::PowerCut if is_up => self.power_cut(slot),
-            Fault::PowerCutInWrite if is_up => {
+            // A cut that the process has not noticed yet stays one.
+            Fault::PowerCutInWrite if is_up && !self.machines[slot].disk.is_cut() => {
                 let operations = self.random.random_range(1..30);
                 self.machines[slot].disk.cut_power_after(operations);
             }
