@@ -1,6 +1,5 @@
-//! The archiver of the simulated cluster: it copies bases and applied entries from its members. It has a random
-//! generator of its own seed and changes no member, so that a seed does the same with and without it.
-//! `restore` restores what it has.
+//! The archiver of the simulated cluster: it copies bases and applied entries from its members, and `restore` restores
+//! them. It changes no member and has a separate random generator, so that the run of a seed is equal without it.
 
 use std::collections::BTreeMap;
 use std::path::Path;

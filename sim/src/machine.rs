@@ -13,7 +13,7 @@ use helios_raft::simulation::{Applier, ApplyJob, Core, Done, FetchJob, Input, Lo
 use helios_raft::{self as raft, RecoveryError, Snapshots};
 use helios_state::{StateError, Store};
 use helios_storage::disk::{Disk, SimDisk};
-use helios_storage::wal::{self, Batch, Wal, WalError, WalOptions};
+use helios_storage::wal::{self, Batch, Wal, WalError};
 use prometheus_client::registry::Registry;
 use rand::Rng;
 use rand::rngs::SmallRng;
@@ -271,8 +271,7 @@ impl Machine {
     ) -> Result<Started, StartError> {
         self.marker.boot_epoch += 1;
         let disk: Arc<dyn Disk> = Arc::new(self.disk.clone());
-        let wal_options = WalOptions { segment_bytes: plan.segment_bytes, spare_segments: 1 };
-        let (mut wal, mut recovered) = Wal::open(Arc::clone(&disk), Path::new("/wal"), wal_options)?;
+        let (mut wal, mut recovered) = Wal::open(Arc::clone(&disk), Path::new("/wal"), plan.wal_options())?;
         let options = plan.store_options(seed);
         let store = Store::open_with(Arc::clone(&disk), Path::new("/state"), options)?;
         let snapshots = Arc::new(self.snapshots(plan)?);

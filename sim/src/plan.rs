@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use helios_raft::simulation::longest_lease;
 use helios_state::{EngineKind, StoreOptions};
+use helios_storage::wal::WalOptions;
 use rand::Rng;
 use rand::rngs::SmallRng;
 
@@ -189,6 +190,10 @@ impl Plan {
             file_bytes: random.random_range(128..8 << 10),
             cache_bytes: if random.random_ratio(1, 4) { 0 } else { random.random_range(0..16 << 10) },
         }
+    }
+
+    pub fn wal_options(&self) -> WalOptions {
+        WalOptions { segment_bytes: self.segment_bytes, spare_segments: 1 }
     }
 
     /// Returns the options of the state of a process; `seed` is another one for each.

@@ -12,7 +12,7 @@ use helios_raft::simulation::ProcessEnds;
 use helios_raft::{Snapshots, recover};
 use helios_state::Store;
 use helios_storage::disk::{Disk, SimDisk};
-use helios_storage::wal::{Wal, WalOptions};
+use helios_storage::wal::Wal;
 use prometheus_client::registry::Registry;
 use rand::Rng;
 
@@ -161,7 +161,7 @@ impl World {
             disk: shared,
             dir: DIR.into(),
             wal_dir: WAL.into(),
-            wal_options: self.restored_wal(),
+            wal_options: self.plan.wal_options(),
             links_sets: self.plan.runs,
             store,
             snapshots,
@@ -172,13 +172,9 @@ impl World {
         Ok(Restore::new(parts, plan, log))
     }
 
-    fn restored_wal(&self) -> WalOptions {
-        WalOptions { segment_bytes: self.plan.segment_bytes, spare_segments: 1 }
-    }
-
     fn open_restored(&self, disk: &SimDisk, seed: u64) -> Result<Opened, String> {
         let disk: Arc<dyn Disk> = Arc::new(disk.clone());
-        let log = Wal::open(Arc::clone(&disk), Path::new(WAL), self.restored_wal());
+        let log = Wal::open(Arc::clone(&disk), Path::new(WAL), self.plan.wal_options());
         let log = log.map_err(|error| error.to_string())?;
         let options = self.plan.store_options(seed);
         let store = Store::open_with(Arc::clone(&disk), Path::new(STATE), options);

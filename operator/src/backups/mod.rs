@@ -115,8 +115,8 @@ where
     }
 }
 
-/// Parses digits and `s`, `m`, `h` or `d`.
-fn span(text: &str) -> Option<SignedDuration> {
+/// Parses digits and `s`, `m`, `h` or `d`; `None` for any other text, `0` included.
+pub(crate) fn span(text: &str) -> Option<SignedDuration> {
     let unit = |unit: &str, seconds: i64| {
         let count: i64 = text.strip_suffix(unit)?.parse().ok()?;
         Some(SignedDuration::from_secs(count.checked_mul(seconds)?))

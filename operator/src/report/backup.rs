@@ -11,6 +11,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 
 use super::conditions::Finding;
 use super::{drill, signed};
+use crate::backups::span;
 use crate::metrics::BackupFacts;
 use crate::names;
 use crate::observe::archiver::{ArchiverStatus, Base, moment};
@@ -239,15 +240,6 @@ fn healthy(view: &View, status: Option<&ClusterBackupStatus>, archiving: &Findin
 
 fn is_too_old(finished: Timestamp, now: Timestamp, interval: SignedDuration) -> bool {
     now.duration_since(finished) > interval.saturating_add(interval)
-}
-
-/// Parses `30m`, `24h` or `7d`; `None` for `0`.
-fn span(text: &str) -> Option<SignedDuration> {
-    let unit = |unit: &str, minutes: i64| {
-        let count: i64 = text.strip_suffix(unit)?.parse().ok()?;
-        Some(SignedDuration::from_mins(count.checked_mul(minutes)?))
-    };
-    unit("m", 1).or_else(|| unit("h", 60)).or_else(|| unit("d", 24 * 60))
 }
 
 /// The source of a restore, from the state of its Job.
