@@ -241,7 +241,10 @@ impl Core {
         if !applied.conf_changes.is_empty() {
             self.reads.revoke_lease(now);
         }
-        for conf_change in &applied.conf_changes {
+        // The raft crate took over the membership of the snapshot when it accepted it. These entries are from before it, and
+        // their changes must not be applied to it again.
+        let is_superseded = self.pipeline.is_restoring() || self.raft.has_accepted_snapshot();
+        for conf_change in applied.conf_changes.iter().filter(|_| !is_superseded) {
             self.raft.step_down_if_removed(conf_change);
             if let Err(error) = self.raft.apply_conf_change(conf_change) {
                 tracing::error!(%error, "the raft crate rejected a configuration change");

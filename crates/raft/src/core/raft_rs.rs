@@ -148,6 +148,19 @@ impl RaftRs {
         self.node.advance_apply_to(index);
     }
 
+    /// Whether a snapshot was accepted that no Ready has handed out yet.
+    pub fn has_accepted_snapshot(&self) -> bool {
+        self.node.snap().is_some()
+    }
+
+    /// Voters of the membership that elections and commits use; the outgoing ones of joint consensus are not among them.
+    #[cfg(test)]
+    pub fn voters(&self) -> Vec<u64> {
+        let mut voters = self.node.raft.prs().conf().to_conf_state().voters;
+        voters.sort_unstable();
+        voters
+    }
+
     pub fn apply_conf_change(&mut self, change: &ConfChangeV2) -> raft::Result<()> {
         self.node.apply_conf_change(change).map(drop)
     }

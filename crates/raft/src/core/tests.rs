@@ -10,7 +10,9 @@ mod skipping;
 
 use helios_proto::Error;
 use helios_proto::v1::{ErrorCode, Reply};
-use raft::eraftpb::{ConfState, Entry, HardState, Message, MessageType};
+use raft::eraftpb::{
+    ConfChangeSingle, ConfChangeType, ConfChangeV2, ConfState, Entry, HardState, Message, MessageType,
+};
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 use tokio::sync::oneshot;
@@ -194,6 +196,31 @@ fn two_snapshots_in_a_row_are_installed_in_order_and_a_stale_one_is_not() {
     let stale = step(&mut core, snapshot(2, 15));
     assert!(stale.resets.is_empty() && stale.restores.is_empty(), "a stale snapshot was installed");
     assert_eq!(core.status(Instant::now()).last_index, 20);
+}
+
+/// Seed 359422: member 4 was a voter in the snapshot and became a learner again, for this member only.
+#[test]
+fn change_of_members_from_before_a_snapshot_does_not_change_the_membership_of_the_snapshot() {
+    let mut core = follower(HardState::default());
+    let mut removal = ConfChangeV2::default();
+    removal.mut_changes().push(ConfChangeSingle {
+        node_id: 3,
+        change_type: ConfChangeType::RemoveNode.into(),
+        ..ConfChangeSingle::default()
+    });
+    let older = || Applied { index: 5, conf_changes: vec![removal.clone()], ..Applied::default() };
+    core.handle(Input::Messages(vec![snapshot(2, 10)]), Instant::now());
+    core.on_done(Done::Applied(older()), Instant::now());
+    assert_eq!(core.raft.voters(), [1, 2, 3], "accepted; a Ready may wait for the disk");
+    let installed = turn(&mut core);
+    core.on_done(Done::Applied(older()), Instant::now());
+    assert_eq!(core.raft.voters(), [1, 2, 3], "handed out; the state is restored later");
+    persisted(&mut core, installed.log[0]);
+    let membership = core.membership.clone();
+    core.on_done(Done::Restored { index: 10, membership, bytes: 0 }, Instant::now());
+    let applied = Applied { index: 11, conf_changes: vec![removal], ..Applied::default() };
+    core.on_done(Done::Applied(applied), Instant::now());
+    assert_eq!(core.raft.voters(), [1, 2], "a change after the snapshot is applied");
 }
 
 #[test]
