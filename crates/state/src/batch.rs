@@ -104,7 +104,12 @@ impl Batch<'_> {
         Ok(reply)
     }
 
-    fn commit(&mut self, index: u64, changes: Changes) {
+    #[cfg(test)]
+    pub(super) fn state(&self) -> &State {
+        &self.state
+    }
+
+    pub(super) fn commit(&mut self, index: u64, changes: Changes) {
         let Changes { writes, meta, earliest_expiry_ms, purged_to_ms, events } = changes;
         self.changed.push(Changed::of(index, &writes, events));
         self.state.active.absorb(writes);

@@ -17,10 +17,10 @@ use super::{integer, replies};
 pub static COMMANDS: &[Spec] = commands! { Set:
     350 "sdiff" -2 ALL [READONLY] "1.0.0" |txn, words| answer(txn, words, Operation::Difference),
         "Returns the members of the first set that are in no other.",
-        "O(N * M), N the size of the first set, M the number of sets";
+        "O(N * M), N the size of the first set, M the number of sets; Redis: O(N), N the size of all sets";
     351 "sdiffstore" -3 ALL [WRITE DENYOOM] "1.0.0" |txn, words| store(txn, words, Operation::Difference),
         "Stores the members of the first set that are in no other.",
-        "O(N * M), N the size of the first set, M the number of sets"
+        "O(N * M), N the size of the first set, M the number of sets; Redis: O(N), N the size of all sets"
         { access: ["RW update", "RO access"] };
     352 "sinter" -2 ALL [READONLY] "1.0.0" |txn, words| answer(txn, words, Operation::Intersection),
         "Returns the intersection of the sets.",

@@ -19,13 +19,13 @@ pub static COMMANDS: &[Spec] = commands! { SortedSet:
         "O(log N + M), M the number of counted members; Redis: O(log N)";
     532 "zrange" -4 ONE [READONLY] "1.2.0" zrange,
         "Returns members by rank, score or name, with options BYSCORE BYLEX REV LIMIT WITHSCORES.",
-        "O(log N + M), M the number of returned members, and those between a rank or the offset of LIMIT and the nearer end";
+        "O(log N + M), M the number of returned members, and those between a rank or the offset of LIMIT and the nearer end; Redis: not those before a rank";
     533 "zrangebylex" -4 ONE [READONLY] "2.8.9" |txn, words| old_range(txn, words, By::Name, false),
         "Returns members by name.", "O(log N + M), M the number of returned members and the offset of LIMIT";
     534 "zrangebyscore" -4 ONE [READONLY] "1.0.5" |txn, words| old_range(txn, words, By::Score, false),
         "Returns members by score.", "O(log N + M), M the number of returned members and the offset of LIMIT";
     535 "zrangestore" -5 TWO [WRITE DENYOOM] "6.2.0" zrangestore,
-        "Stores the members that ZRANGE returns.", "O(log N + M log M), M as for ZRANGE"
+        "Stores the members that ZRANGE returns.", "O(log N + M log M), M as for ZRANGE; Redis: O(log N + M)"
         { access: ["OW update", "RO access"] };
     536 "zrank" -3 ONE [READONLY FAST] "2.0.0" |txn, words| rank(txn, words, false),
         "Returns the rank of a member, with WITHSCORE its score, too.",
@@ -36,7 +36,7 @@ pub static COMMANDS: &[Spec] = commands! { SortedSet:
         { access: ["RW delete"; 2] };
     538 "zremrangebyrank" 4 ONE [WRITE] "2.0.0" |txn, words| remove(txn, words, By::Rank),
         "Removes members by rank.",
-        "O(log N + M), M the number of removed members, and those between them and the nearer end"
+        "O(log N + M), M the number of removed members, and those between them and the nearer end; Redis: not those"
         { access: ["RW delete"; 2] };
     539 "zremrangebyscore" 4 ONE [WRITE] "1.2.0" |txn, words| remove(txn, words, By::Score),
         "Removes members by score.", "O(log N + M), M the number of removed members"

@@ -5,6 +5,7 @@ mod budgets;
 mod collections;
 mod command_tables;
 mod commands;
+mod count_costs;
 mod dedup;
 mod figures;
 mod full;
