@@ -7,6 +7,7 @@ mod command_tables;
 mod commands;
 mod dedup;
 mod figures;
+mod follow;
 mod full;
 mod machine;
 mod model;
