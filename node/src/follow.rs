@@ -93,7 +93,7 @@ impl Followers {
             drop(sender.try_send(Ok(stream::go_to(targets))));
             return Ok(receiver);
         }
-        let group = self.join(selection).await?;
+        let group = self.join(selection, member.raft.watch_applied()).await?;
         let after = request.after.filter(|after| {
             after.cluster_id == member.cluster_id && request.incarnation == member.incarnation
         });
@@ -106,16 +106,18 @@ impl Followers {
         Ok(receiver)
     }
 
-    /// Returns the group of a selection, which is created if there is none.
-    async fn join(self: &Arc<Self>, selection: Selection) -> Result<Arc<Group>, Error> {
+    /// Returns the group of a selection, which is created if there is none. The caller has a permit of `streams`.
+    async fn join(
+        self: &Arc<Self>,
+        selection: Selection,
+        applied: watch::Receiver<u64>,
+    ) -> Result<Arc<Group>, Error> {
+        // Before the recording is turned on, so that it is turned off again if this call is cancelled.
+        self.begin_tending();
         let store = self.node.inner().store.clone();
         // Waits for the batch that is being applied.
         let recorded = blocking(move || Ok(store.record_elements(true))).await?;
         let mut open = self.open();
-        if !open.is_tended {
-            open.is_tended = true;
-            tokio::spawn(Self::tend(Arc::downgrade(self)));
-        }
         if let Some(group) = open.groups.get(&selection).and_then(Weak::upgrade) {
             return Ok(group);
         }
@@ -123,8 +125,16 @@ impl Followers {
         open.groups.insert(selection, Arc::downgrade(&group));
         drop(open);
         self.remove_unused();
-        tokio::spawn(Self::encode(Arc::downgrade(self), Arc::downgrade(&group)));
+        tokio::spawn(Self::encode(Arc::downgrade(self), Arc::downgrade(&group), applied));
         Ok(group)
+    }
+
+    fn begin_tending(self: &Arc<Self>) {
+        let mut open = self.open();
+        if !open.is_tended {
+            open.is_tended = true;
+            tokio::spawn(Self::tend(Arc::downgrade(self)));
+        }
     }
 
     /// Forgets the groups without streams.
@@ -135,13 +145,12 @@ impl Followers {
     }
 
     /// Encodes the changes for a group while it has streams.
-    async fn encode(followers: Weak<Self>, group: Weak<Group>) {
+    async fn encode(followers: Weak<Self>, group: Weak<Group>, mut applied: watch::Receiver<u64>) {
         let Some(store) = followers.upgrade().map(|followers| followers.node.inner().store.clone()) else {
             return;
         };
-        let mut changes = store.watch_changes();
         loop {
-            changes.mark_unchanged();
+            applied.mark_unchanged();
             let Some(followers) = followers.upgrade() else { return };
             let Some(group) = group.upgrade() else { return followers.remove_unused() };
             match store.effects_after(group.through(), &group.selection) {
@@ -161,8 +170,8 @@ impl Followers {
                 }
             }
             drop((group, followers));
-            // The timeout notices that the group has no streams any more, and entries that changed no key.
-            if let Ok(Err(_)) = tokio::time::timeout(PROGRESS, changes.changed()).await {
+            // The timeout notices that the group has no streams any more.
+            if let Ok(Err(_)) = tokio::time::timeout(PROGRESS, applied.changed()).await {
                 return;
             }
             sleep(BATCH).await;
@@ -180,16 +189,25 @@ impl Followers {
             if followers.streams.available_permits() < MAX_STREAMS {
                 used_at = Instant::now();
                 followers.confirm().await;
-            } else if used_at.elapsed() > KEEP_RECORDING {
-                let mut open = followers.open();
-                // A stream that begins now takes the lock after this, and turns the recording on again.
-                if followers.streams.available_permits() == MAX_STREAMS {
-                    open.is_tended = false;
-                    followers.node.inner().store.record_elements(false);
-                    return;
-                }
+            } else if used_at.elapsed() > KEEP_RECORDING
+                && let Ok(true) = blocking(move || Ok(followers.end_recording())).await
+            {
+                return;
             }
         }
+    }
+
+    /// Turns the recording off unless there is a stream; returns whether it did. Waits for a batch in progress.
+    fn end_recording(&self) -> bool {
+        let mut open = self.open();
+        // A stream that begins from here on has its permit, then takes the lock after this, and only then turns the
+        // recording on again: see `join`.
+        let is_unused = self.streams.available_permits() == MAX_STREAMS;
+        if is_unused {
+            open.is_tended = false;
+            self.node.inner().store.record_elements(false);
+        }
+        is_unused
     }
 
     async fn confirm(&self) {

@@ -127,7 +127,7 @@ const SECTIONS: &[(&str, &[Limit])] = &[
         limit("Logs that a member sends to archivers at once", Count(crate::archive::MAX_LOGS as u64), None, "does not apply", "`OVERLOADED`"),
         limit("Followers of a member", Count(crate::follow::MAX_STREAMS as u64), None, "does not apply", "`OVERLOADED`"),
         limit("Changes that a follower may be behind", Bytes(crate::follow::RING_BYTES as u64), None, "does not apply", "The follower gets a new snapshot."),
-        limit("Changes kept for all followers, shared evenly by the groups with the same prefixes", Bytes(crate::follow::ALL_RINGS_BYTES as u64), None, "does not apply", "Followers that are further behind get a new snapshot."),
+        limit("Changes kept for all followers, shared evenly by the groups with the same prefixes; each keeps its last ones whatever their size", Bytes(crate::follow::ALL_RINGS_BYTES as u64), None, "does not apply", "Followers that are further behind get a new snapshot."),
         limit("Snapshots that a member sends to followers at once", Count(crate::follow::MAX_SENDS as u64), None, "does not apply", "The others wait."),
         limit("Parts of these snapshots that are read at once", Count(crate::follow::MAX_BUILDS as u64), None, "does not apply", "The others wait."),
         limit("Log held in memory", Bytes(crate::config::MAX_LOG_BYTES), Some("raft.max_log_bytes"), "none", "`OVERLOADED` for writes, but for those that free room, up to 1.125 times as much. From half of the limit on a leader takes writes more slowly: what would wait for over a second is refused. A follower takes no entries beyond 1.25 times as much."),

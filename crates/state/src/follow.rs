@@ -286,6 +286,11 @@ impl Store {
         Ok(effects)
     }
 
+    /// Whether [`Store::effects_after`] has the entries after `index`. It may fail nonetheless, for a renamed collection.
+    pub fn keeps_effects_after(&self, index: u64) -> bool {
+        self.inner.history.after_with_elements(index).is_ok()
+    }
+
     /// Returns the next selected records at `cursor`, of about `max_bytes`, at the last applied index.
     ///
     /// # Errors

@@ -80,7 +80,8 @@ impl Group {
         if !effects.is_empty() {
             self.ring().push(Frame::of(self.through(), effects), limit_bytes);
         }
-        self.through.send_replace(through);
+        // Streams are not woken by entries that do not exist.
+        self.through.send_if_modified(|at| std::mem::replace(at, through) != through);
     }
 
     /// Continues at `index` without the frames before: all streams are behind.

@@ -12,7 +12,7 @@ use helios_proto::v1::{
 };
 use helios_service::database::Database as _;
 use prost::Message as _;
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{OwnedSemaphorePermit, mpsc, watch};
 use tokio::time::{Instant, Interval, MissedTickBehavior, interval};
 use tonic::Status;
 
@@ -99,7 +99,9 @@ impl Stream {
                     needs_snapshot = true;
                 }
                 Stop::Gone => return,
-                Stop::Failed(error) => return drop(self.sender.try_send(Err(error.into()))),
+                Stop::Failed(error) => {
+                    return drop(self.sender.send_timeout(Err(error.into()), SEND_TIMEOUT).await);
+                }
             }
         }
     }
@@ -107,16 +109,20 @@ impl Stream {
     /// Whether the changes after `index` are kept; then the stream continues there.
     fn can_continue(&mut self, index: u64) -> bool {
         let store = &self.followers.node.inner().store;
-        let is_kept =
-            self.group.next(index).is_ok() || store.effects_after(index, &self.group.selection).is_ok();
+        let is_kept = self.group.next(index).is_ok() || store.keeps_effects_after(index);
         if is_kept {
             self.position = index;
         }
         is_kept
     }
 
-    /// Sends the changes from before the ring of the group, for a follower that continues.
+    /// Sends the changes from before the ring of the group, for a follower that continues. No other stream shares these
+    /// frames, so they count as a snapshot.
     async fn send_missed(&mut self) -> Result<(), Stop> {
+        if self.group.next(self.position).is_ok() {
+            return Ok(());
+        }
+        let _send = self.permit_to_send().await?;
         while self.group.next(self.position).is_err() {
             let store = &self.followers.node.inner().store;
             let effects =
@@ -130,6 +136,10 @@ impl Stream {
     }
 
     async fn send_changes_forever(&mut self) -> Stop {
+        // The ring may be ahead of a position that was continued, and the group does not advance without an entry.
+        if let Err(stop) = self.send_ready().await {
+            return stop;
+        }
         loop {
             tokio::select! {
                 () = self.sender.closed() => return Stop::Gone,
@@ -185,11 +195,7 @@ impl Stream {
 
     /// Sends the state in parts, with the changes since the first part among them.
     async fn send_snapshot(&mut self) -> Result<(), Stop> {
-        let sends = Arc::clone(&self.followers.sends);
-        let _send = tokio::select! {
-            permit = sends.acquire_owned() => permit.map_err(|_| Stop::Gone)?,
-            () = self.sender.closed() => return Err(Stop::Gone),
-        };
+        let _send = self.permit_to_send().await?;
         self.position = self.group.through();
         let (mut next, mut is_first, mut index) = (Some(Cursor::default()), true, 0);
         while let Some(cursor) = next {
@@ -206,6 +212,14 @@ impl Stream {
             self.send_ready().await?;
         }
         self.send(Kind::SnapshotEnd(SnapshotEnd { index: self.position })).await
+    }
+
+    /// Waits for one of [`MAX_SENDS`](super::MAX_SENDS).
+    async fn permit_to_send(&self) -> Result<OwnedSemaphorePermit, Stop> {
+        tokio::select! {
+            permit = Arc::clone(&self.followers.sends).acquire_owned() => permit.map_err(|_| Stop::Gone),
+            () = self.sender.closed() => Err(Stop::Gone),
+        }
     }
 
     async fn read_part(&self, cursor: Cursor) -> Result<(Bytes, u64, Option<Cursor>), Stop> {

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use bytes::Bytes;
 use helios_proto::v1::follow_response::Kind;
-use helios_proto::v1::{FollowHello, FollowRequest, FollowResponse, Records, Role, Token};
+use helios_proto::v1::{ErrorCode, FollowHello, FollowRequest, FollowResponse, Records, Role, Token};
 use prost::Message as _;
 use tonic::Streaming;
 
@@ -83,6 +83,20 @@ impl Follower {
         tokio::time::timeout(PATIENCE, reached)
             .await
             .unwrap_or_else(|_| panic!("not within {PATIENCE:?}: {what}"));
+    }
+
+    /// Receives until the stream ends with an error.
+    pub async fn error(&mut self) -> ErrorCode {
+        let ended = async {
+            loop {
+                match self.stream.message().await {
+                    Ok(message) => drop(message.expect("the stream ended without an error")),
+                    Err(status) => return status,
+                }
+            }
+        };
+        let status = tokio::time::timeout(PATIENCE, ended).await.expect("the stream did not end");
+        error_code::<()>(Err(status))
     }
 
     /// Whether the value of `key` ends with `value`; the bytes before it are the encoding's.
@@ -208,7 +222,8 @@ async fn follower_that_does_not_read_gets_a_new_snapshot_instead_of_a_queue() {
     let mut slow =
         Follower::start(&cluster[0], FollowRequest { snapshot_ok: true, ..FollowRequest::default() }).await;
     slow.until("the first snapshot", |follower| follower.is_whole).await;
-    let value = "x".repeat(1 << 20);
+    // Just below the limit of a command.
+    let value = "x".repeat((1 << 20) - 4096);
     for number in 0..24 {
         run(&cluster[0], &["SET", &format!("k{}", number % 12), &value]).await;
     }
@@ -233,5 +248,5 @@ async fn prefixes_of_a_request_are_bounded() {
     cluster.wait_ready().await;
     let request = FollowRequest { prefixes: vec!["p".into(); 65], ..FollowRequest::default() };
     let code = error_code(cluster[0].follow().follow(request).await);
-    assert_eq!(code, helios_proto::v1::ErrorCode::InvalidArgument);
+    assert_eq!(code, ErrorCode::InvalidArgument);
 }

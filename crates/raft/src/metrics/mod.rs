@@ -190,7 +190,7 @@ impl Metrics {
             follow_streams: gauge(r, "follow_streams", "Replicas outside of the cluster that follow this member"),
             follow_groups: gauge(r, "follow_groups", "Groups of followers with the same prefixes"),
             follow_sent_bytes: count(r, "follow_sent_bytes", "Bytes sent to followers"),
-            follow_cuts: count(r, "follow_cuts", "Times a follower got a new snapshot because it was too far behind"),
+            follow_cuts: count(r, "follow_cuts", "Times a follower was too far behind to get changes only"),
             archive_hold_bytes: gauge(r, "archive_hold_bytes", "Bytes of the log that is kept for archivers"),
             archive_hold_dropped: count(r, "archive_hold_dropped", "Times the log was no longer kept for an archiver, because it was too far behind"),
             checkpoints_skipped: count(r, "checkpoints_skipped", "Checkpoints put off because the disk is full"),

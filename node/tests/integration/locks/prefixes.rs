@@ -114,7 +114,7 @@ async fn user_with_prefixes_is_refused_other_keys_on_every_port() {
 
 #[tokio::test]
 async fn user_with_prefixes_follows_no_other_keys() {
-    let guarded = guarded().await;
+    let mut guarded = guarded().await;
     let mut boss = guarded.as_user("boss").await;
     for key in ["app:k", "other"] {
         assert_eq!(first_word(&mut boss, &["SET", key, "v"]).await, "OK");
@@ -138,6 +138,9 @@ async fn user_with_prefixes_follows_no_other_keys() {
     }
     follower.until("the change", |follower| follower.has("app:k", "w")).await;
     assert_eq!(follower.records.len(), 1);
+    // The stream ends when the user's prefixes change.
+    guarded.put_users(&app(&format!("password_sha256: {SECRET}")).replace("'app:'", "'api:'"));
+    assert_eq!(follower.error().await, ErrorCode::Unauthenticated);
 }
 
 #[tokio::test]
