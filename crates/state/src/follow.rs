@@ -24,7 +24,7 @@ use super::view::View;
 use super::watch::{CHANGE_BYTES, Changed, Lost};
 use super::writes::{Slot, Writes};
 
-/// Limit of the elements of renamed collections in one entry, bytes. Above it followers need the state anew.
+/// Limit of the elements of renamed collections in one entry, bytes. Above it followers need a new snapshot.
 const MAX_RENAMED_BYTES: usize = 1 << 20;
 
 /// The keys that a follower gets, by their prefixes: sorted, none of them the beginning of another. The default

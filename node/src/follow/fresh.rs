@@ -11,7 +11,7 @@ pub struct Fresh {
     pub index: u64,
 }
 
-/// What is known of one stream.
+/// Moments of fresh states, of one stream.
 #[derive(Debug, Default)]
 pub struct Freshness {
     reached: Option<Instant>,

@@ -31,7 +31,7 @@ const PART_BYTES: usize = 256 << 10;
 /// Time in which a follower has to read a message.
 const SEND_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// Why a stream does not go on.
+/// Why a stream does not continue.
 enum Stop {
     /// A snapshot is needed.
     Behind,

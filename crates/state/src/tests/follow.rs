@@ -170,7 +170,7 @@ proptest! {
         followers.iter_mut().for_each(|follower| follower.catch_up(&machine.store));
     }
 
-    /// Two databases that differ only outside the prefixes cannot be told apart.
+    /// Two databases that differ only outside the prefixes have the same effects and pages.
     #[test]
     fn follower_gets_the_same_from_databases_that_differ_outside_its_prefixes(
         ops in prop::collection::vec((any::<bool>(), prop::sample::select(vec!["hset", "sadd", "del"])), 1..40),
