@@ -3,7 +3,7 @@
 use prost::Message as _;
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
-    let files = ["error", "log", "session", "raft", "archive", "cluster", "kv"]
+    let files = ["error", "log", "session", "raft", "archive", "follow", "cluster", "kv"]
         .map(|name| format!("helios/v1/{name}.proto"));
     println!("cargo:rerun-if-changed=helios");
     let descriptors = protox::compile(files, ["."])?;

@@ -7,6 +7,7 @@ use std::time::Duration;
 use helios_proto::v1::archive_server::ArchiveServer;
 use helios_proto::v1::cluster_info_server::ClusterInfoServer;
 use helios_proto::v1::cluster_server::ClusterServer;
+use helios_proto::v1::follow_server::FollowServer;
 use helios_proto::v1::kv_server::KvServer;
 use helios_proto::v1::peer_server::PeerServer;
 use helios_proto::v1::restore_server::RestoreServer;
@@ -24,9 +25,10 @@ use tonic_health::pb::health_server::HealthServer;
 use crate::archive::Archive;
 use crate::config::{ConfigError, Settings, Source};
 use crate::descriptors::{self, Shares};
+use crate::follow::Followers;
 use crate::grpc::{
-    Admission, ArchiveService, ClusterService, GuardLayer, HealthService, InfoService, KvService,
-    RestoreService,
+    Admission, ArchiveService, ClusterService, FollowService, GuardLayer, HealthService, InfoService,
+    KvService, RestoreService,
 };
 use crate::http;
 use crate::http::{Gateway, Keeps};
@@ -277,6 +279,7 @@ impl App {
             .with_service_name("helios.v1.Kv")
             .with_service_name("helios.v1.ClusterInfo")
             .with_service_name("helios.v1.Archive")
+            .with_service_name("helios.v1.Follow")
             .with_service_name("grpc.health.v1.Health")
             .build_v1()
             .expect("descriptors that were compiled with the services");
@@ -289,6 +292,7 @@ impl App {
             .layer(GuardLayer::new(Arc::clone(access), acceptor.rejections.clone()))
             .add_service(KvServer::new(KvService::new(node.clone(), stop.clone())))
             .add_service(ArchiveServer::new(ArchiveService::new(Archive::new(node.clone()), stop.clone())))
+            .add_service(FollowServer::new(FollowService::new(Followers::new(node.clone()), stop.clone())))
             .add_service(ClusterInfoServer::new(InfoService::new(node)))
             .add_service(HealthServer::new(health))
             .add_service(reflection);

@@ -17,6 +17,7 @@ pub mod error {
 }
 #[cfg(test)]
 mod error_table;
+mod follow;
 mod force_new_cluster;
 mod grpc;
 mod health;

@@ -43,6 +43,12 @@ impl RaftHandle {
         *self.applied.borrow()
     }
 
+    /// Returns the index of the last applied entry as it advances, whether or not entries change a key. The state and
+    /// its history have an index before it is seen here.
+    pub fn watch_applied(&self) -> watch::Receiver<u64> {
+        self.applied.clone()
+    }
+
     /// Queues commands in this order and returns a receiver of the reply for each.
     ///
     /// # Errors

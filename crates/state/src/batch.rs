@@ -9,6 +9,7 @@ use helios_proto::v1::{Command, Member, Membership, Reply};
 
 use super::budget::Limits;
 use super::dedup;
+use super::follow::Elements;
 use super::meta::Meta;
 use super::shared::{State, Writer};
 use super::store::Store;
@@ -111,7 +112,13 @@ impl Batch<'_> {
 
     pub(super) fn commit(&mut self, index: u64, changes: Changes) {
         let Changes { writes, meta, earliest_expiry_ms, purged_to_ms, events } = changes;
-        self.changed.push(Changed::of(index, &writes, events));
+        let mut changed = Changed::of(index, &writes, events);
+        if self.store.inner.records_elements.load(Ordering::Relaxed) {
+            // The state before the entry: its writes are absorbed below.
+            let elements = Elements::of(&changed, &writes, &self.state.view());
+            changed = changed.with_elements(elements);
+        }
+        self.changed.push(changed);
         self.state.active.absorb(writes);
         self.state.meta = meta;
         self.earliest_expiry_ms = self.earliest_expiry_ms.into_iter().chain(earliest_expiry_ms).min();

@@ -87,6 +87,7 @@ pub(super) struct Inner {
     pub machine: OnceLock<Arc<dyn Driven>>,
     pub history: History,
     pub records_events: AtomicBool,
+    pub records_elements: AtomicBool,
 }
 
 /// The engine's generation and record.
@@ -169,6 +170,7 @@ impl Store {
             machine: OnceLock::new(),
             history,
             records_events: AtomicBool::new(false),
+            records_elements: AtomicBool::new(false),
         };
         Self { inner: Arc::new(inner) }
     }

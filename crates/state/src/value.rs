@@ -139,6 +139,19 @@ pub(super) fn data_key(key: &[u8]) -> Bytes {
     raw.into()
 }
 
+/// Returns the id of the collection whose header is the encoded value `raw`; `None` for another type.
+pub(super) fn encoded_collection_id(raw: &[u8]) -> Option<&[u8]> {
+    let (&kind, &flags) = (raw.get(1)?, raw.get(2)?);
+    let is_collection = matches!(Kind::of(kind), Kind::Hash | Kind::Set | Kind::List | Kind::SortedSet);
+    let data = FIXED_BYTES + if flags == FLAG_EXPIRES { 8 } else { 0 };
+    raw.get(data..data + ID_BYTES).filter(|_| is_collection)
+}
+
+/// Returns the id of the collection that an element's raw key is of; `None` for a key of another namespace.
+pub(super) fn element_id(raw: &[u8]) -> Option<&[u8]> {
+    raw.strip_prefix(&[ELEMENT]).and_then(|rest| rest.get(..ID_BYTES))
+}
+
 /// First raw key of the data namespace, and the first after it.
 pub(super) const DATA_START: &[u8] = &[DATA];
 pub(super) const DATA_END: &[u8] = &[DATA + 1];

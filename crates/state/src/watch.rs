@@ -8,13 +8,14 @@ use bytes::Bytes;
 use tokio::sync::watch;
 
 use super::events::Event;
+use super::follow::Elements;
 use super::value::{self, Value};
 use super::writes::{Slot, Writes};
 
 const MAX_ENTRIES: usize = 65_536;
 const MAX_BYTES: usize = 16 << 20;
 /// Estimated overhead in bytes of a change, besides its key and value.
-const CHANGE_BYTES: usize = 96;
+pub(super) const CHANGE_BYTES: usize = 96;
 /// Maximum size of a page in bytes; a page has at least one entry, whatever its size.
 const PAGE_BYTES: usize = 1 << 20;
 
@@ -25,7 +26,9 @@ pub struct Changed {
     pub revision: u64,
     /// Whether all keys were removed before the other changes.
     pub flushed: bool,
-    slots: Vec<(Bytes, Slot)>,
+    pub(super) slots: Vec<(Bytes, Slot)>,
+    /// Elements, for followers; empty unless they are recorded.
+    pub(super) elements: Elements,
     /// Keyspace events; empty unless they are recorded.
     pub events: Vec<Event>,
     bytes: usize,
@@ -40,14 +43,29 @@ impl Changed {
             .collect();
         let cost =
             |(key, slot): &(Bytes, Slot)| CHANGE_BYTES + key.len() + slot.as_ref().map_or(0, Bytes::len);
+        let elements = Elements::default();
         let event_bytes: usize = events.iter().map(|event| CHANGE_BYTES + event.key.len()).sum();
         let bytes = CHANGE_BYTES + slots.iter().map(cost).sum::<usize>() + event_bytes;
-        Self { revision, flushed: writes.is_cleared(), slots, events, bytes }
+        Self { revision, flushed: writes.is_cleared(), slots, elements, events, bytes }
+    }
+
+    /// Adds the elements for followers.
+    pub(super) fn with_elements(mut self, elements: Elements) -> Self {
+        self.bytes += elements.bytes;
+        self.elements = elements;
+        self
     }
 
     /// Creates the record of an entry that changed no key.
     pub(super) fn none(revision: u64) -> Self {
-        Self { revision, flushed: false, slots: Vec::new(), events: Vec::new(), bytes: CHANGE_BYTES }
+        Self {
+            revision,
+            flushed: false,
+            slots: Vec::new(),
+            elements: Elements::default(),
+            events: Vec::new(),
+            bytes: CHANGE_BYTES,
+        }
     }
 
     fn is_empty(&self) -> bool {
@@ -90,12 +108,20 @@ struct Kept {
     floor: u64,
     /// Index of the last applied entry.
     through: u64,
+    /// Revision after which entries have their elements; `None`: they are not recorded.
+    elements_after: Option<u64>,
 }
 
 impl History {
     /// Creates the history of a state at `revision`.
     pub fn new(revision: u64) -> Self {
-        let kept = Kept { entries: VecDeque::new(), bytes: 0, floor: revision, through: revision };
+        let kept = Kept {
+            entries: VecDeque::new(),
+            bytes: 0,
+            floor: revision,
+            through: revision,
+            elements_after: None,
+        };
         Self { kept: Mutex::new(kept), last_change: watch::Sender::new(revision) }
     }
 
@@ -119,7 +145,9 @@ impl History {
     /// Restarts the history at `revision`, after the state was replaced other than by an entry.
     pub fn restart(&self, revision: u64) {
         let mut kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
-        *kept = Kept { entries: VecDeque::new(), bytes: 0, floor: revision, through: revision };
+        let elements_after = kept.elements_after.map(|_| revision);
+        *kept =
+            Kept { entries: VecDeque::new(), bytes: 0, floor: revision, through: revision, elements_after };
         drop(kept);
         self.last_change.send_replace(revision);
     }
@@ -130,6 +158,20 @@ impl History {
 
     pub fn through(&self) -> u64 {
         self.kept.lock().unwrap_or_else(PoisonError::into_inner).through
+    }
+
+    /// Sets whether the entries after `revision` have their elements.
+    pub fn record_elements(&self, after: Option<u64>) {
+        self.kept.lock().unwrap_or_else(PoisonError::into_inner).elements_after = after;
+    }
+
+    /// Returns a page of the changes after `revision`, with the elements of collections.
+    pub fn after_with_elements(&self, revision: u64) -> Result<Page, Lost> {
+        let recorded = self.kept.lock().unwrap_or_else(PoisonError::into_inner).elements_after;
+        match recorded {
+            Some(first) if first <= revision => self.after(revision),
+            first => Err(Lost { oldest: first.map_or(u64::MAX, |first| first + 1) }),
+        }
     }
 
     /// Returns a page of the changes after `revision`.

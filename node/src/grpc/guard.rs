@@ -56,6 +56,12 @@ impl User {
         }
     }
 
+    /// Returns the prefixes that the user is limited to; none: all keys.
+    pub fn prefixes(&self) -> Vec<Bytes> {
+        let prefixes = self.0.iter().flat_map(|identity| identity.prefixes().iter());
+        prefixes.map(Bytes::copy_from_slice).collect()
+    }
+
     /// Whether the user may access some keys only.
     pub fn is_limited(&self) -> bool {
         self.0.as_ref().is_some_and(|identity| identity.prefixes().is_limited())

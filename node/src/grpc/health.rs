@@ -22,7 +22,8 @@ use tonic_health::pb::{HealthCheckRequest, HealthCheckResponse};
 /// Interval at which readiness, which depends on many things, is polled while there are watchers.
 const POLL_INTERVAL: Duration = Duration::from_millis(500);
 /// Names that a health check may contain: the empty one for the node as a whole, and its services.
-const SERVICES: [&str; 4] = ["", "helios.v1.Kv", "helios.v1.ClusterInfo", "helios.v1.Archive"];
+const SERVICES: [&str; 5] =
+    ["", "helios.v1.Kv", "helios.v1.ClusterInfo", "helios.v1.Archive", "helios.v1.Follow"];
 
 pub struct InfoService<D>(D);
 

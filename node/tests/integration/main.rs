@@ -21,6 +21,7 @@ mod errors;
 mod failed_sync;
 mod failover;
 mod faults;
+mod follow;
 mod formation;
 mod gateway;
 mod heartbeats;

@@ -8,6 +8,7 @@ mod commands;
 mod count_costs;
 mod dedup;
 mod figures;
+mod follow;
 mod full;
 mod machine;
 mod model;

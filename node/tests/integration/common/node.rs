@@ -9,6 +9,7 @@ use std::time::Duration;
 use helios_proto::tls::{ClientTls, dial};
 use helios_proto::v1::archive_client::ArchiveClient;
 use helios_proto::v1::cluster_client::ClusterClient;
+use helios_proto::v1::follow_client::FollowClient;
 use helios_proto::v1::kv_client::KvClient;
 use helios_proto::v1::{Consistency, Entry, RangeRequest, Role, StatusRequest, StatusResponse};
 use redis::aio::MultiplexedConnection;
@@ -237,6 +238,10 @@ impl Node {
 
     pub fn archive(&self) -> ArchiveClient<Channel> {
         ArchiveClient::new(channel(self.ports.grpc)).max_decoding_message_size(64 << 20)
+    }
+
+    pub fn follow(&self) -> FollowClient<Channel> {
+        FollowClient::new(channel(self.ports.grpc)).max_decoding_message_size(64 << 20)
     }
 
     /// Returns the node's status; `None` when it does not answer.

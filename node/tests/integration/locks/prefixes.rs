@@ -5,12 +5,13 @@ use base64::engine::general_purpose::STANDARD;
 use helios_proto::v1::cluster_info_client::ClusterInfoClient;
 use helios_proto::v1::write::Kind;
 use helios_proto::v1::{
-    DeleteRequest, ErrorCode, GetRequest, Guard, PutRequest, PutWrite, RangeRequest, StatusRequest,
-    TransactionRequest, WatchRequest, Write,
+    DeleteRequest, ErrorCode, FollowRequest, GetRequest, Guard, PutRequest, PutWrite, RangeRequest,
+    StatusRequest, TransactionRequest, WatchRequest, Write,
 };
 
 use super::users::{Guarded, OTHER, SECRET, first_word, signed};
 use crate::common::{error_code, eventually};
+use crate::follow::Follower;
 
 fn header(password: &str) -> String {
     format!("Basic {}", STANDARD.encode(format!("app:{password}")))
@@ -109,6 +110,37 @@ async fn user_with_prefixes_is_refused_other_keys_on_every_port() {
     let mut info = ClusterInfoClient::connect(address).await.unwrap();
     let status = info.status(signed(&basic, StatusRequest {})).await.unwrap().into_inner();
     assert_eq!((status.keys, status.state, status.name.as_str()), (0, None, "node-1"));
+}
+
+#[tokio::test]
+async fn user_with_prefixes_follows_no_other_keys() {
+    let mut guarded = guarded().await;
+    let mut boss = guarded.as_user("boss").await;
+    for key in ["app:k", "other"] {
+        assert_eq!(first_word(&mut boss, &["SET", key, "v"]).await, "OK");
+    }
+    let (basic, mut client) = (header("secret"), guarded.node.follow());
+    for (prefix, allowed) in [("app:", true), ("app:k", true), ("app", false), ("other", false), ("", false)]
+    {
+        let request = FollowRequest { prefixes: vec![prefix.into()], ..FollowRequest::default() };
+        let code = client.follow(signed(&basic, request)).await.map_err(|error| error_code::<()>(Err(error)));
+        assert_eq!(code.is_ok(), allowed, "{prefix}");
+        assert!(allowed || code.is_err_and(|code| code == ErrorCode::Forbidden));
+    }
+    assert_eq!(error_code(client.follow(FollowRequest::default()).await), ErrorCode::Unauthenticated);
+    // Without prefixes, a user follows all keys that the user may access.
+    let request = FollowRequest { snapshot_ok: true, ..FollowRequest::default() };
+    let mut follower = Follower::of(client.follow(signed(&basic, request)).await.unwrap().into_inner()).await;
+    follower.until("the snapshot", |follower| follower.is_whole).await;
+    assert_eq!((follower.records.len(), follower.has("app:k", "v")), (1, true));
+    for words in [["SET", "other", "w"], ["SET", "app:k", "w"]] {
+        assert_eq!(first_word(&mut boss, &words).await, "OK");
+    }
+    follower.until("the change", |follower| follower.has("app:k", "w")).await;
+    assert_eq!(follower.records.len(), 1);
+    // The stream ends when the user's prefixes change.
+    guarded.put_users(&app(&format!("password_sha256: {SECRET}")).replace("'app:'", "'api:'"));
+    assert_eq!(follower.error().await, ErrorCode::Unauthenticated);
 }
 
 #[tokio::test]

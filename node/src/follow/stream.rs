@@ -1,0 +1,260 @@
+//! One stream to a follower. It waits for the follower to read, and holds one message: what the follower has not read
+//! stays in the ring of its group.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use helios_proto::v1::follow_response::Kind;
+use helios_proto::v1::{
+    Changes, FollowEnd, FollowHello, FollowProgress, FollowResponse, FollowTarget, GoTo, Record, Records,
+    SnapshotEnd, SnapshotPart, Token,
+};
+use helios_service::database::Database as _;
+use prost::Message as _;
+use tokio::sync::{OwnedSemaphorePermit, mpsc, watch};
+use tokio::time::{Instant, Interval, MissedTickBehavior, interval};
+use tonic::Status;
+
+use super::fresh::Freshness;
+use super::group::{Behind, Frame, Group};
+use super::{Followers, PROGRESS};
+use crate::error::Error;
+use crate::node::ActiveMember;
+use crate::peer::blocking;
+use crate::state::Cursor;
+
+/// Format of the records; another one if the encoding of a raw key or value changes.
+const FORMAT: u32 = 1;
+/// Size of a part of a snapshot, bytes.
+const PART_BYTES: usize = 256 << 10;
+/// Time in which a follower has to read a message.
+const SEND_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// Why a stream does not continue.
+enum Stop {
+    /// A snapshot is needed.
+    Behind,
+    /// The follower is gone, or does not read.
+    Gone,
+    Failed(Error),
+}
+
+impl From<Behind> for Stop {
+    fn from(_: Behind) -> Self {
+        Self::Behind
+    }
+}
+
+pub struct Stream {
+    followers: Arc<Followers>,
+    group: Arc<Group>,
+    advanced: watch::Receiver<u64>,
+    sender: mpsc::Sender<Result<FollowResponse, Status>>,
+    /// Index up to which all changes were sent.
+    position: u64,
+    freshness: Freshness,
+    ticks: Interval,
+}
+
+impl Stream {
+    pub fn new(
+        followers: Arc<Followers>,
+        group: Arc<Group>,
+        sender: mpsc::Sender<Result<FollowResponse, Status>>,
+    ) -> Self {
+        let mut ticks = interval(PROGRESS);
+        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let (advanced, position) = (group.subscribe(), group.through());
+        Self { followers, group, advanced, sender, position, freshness: Freshness::default(), ticks }
+    }
+
+    /// Sends until the follower is gone.
+    pub async fn run(mut self, hello: FollowHello, after: Option<Token>, snapshot_ok: bool) {
+        let mut needs_snapshot = !after.is_some_and(|after| self.can_continue(after.index));
+        let hello = Kind::Hello(FollowHello { continues: !needs_snapshot, ..hello });
+        if self.send(hello).await.is_err() {
+            return;
+        }
+        loop {
+            if needs_snapshot && !snapshot_ok {
+                let reason = "the changes after the position are no longer kept: a snapshot is needed";
+                return drop(self.send(Kind::End(FollowEnd { reason: reason.to_owned() })).await);
+            }
+            let stop = match needs_snapshot {
+                true => self.send_snapshot().await,
+                false => self.send_missed().await,
+            };
+            let stop = match stop {
+                Ok(()) => self.send_changes_forever().await,
+                Err(stop) => stop,
+            };
+            match stop {
+                Stop::Behind => {
+                    tracing::info!(
+                        position = self.position,
+                        "a follower is too far behind: it gets a snapshot"
+                    );
+                    self.followers.node.inner().metrics.follow_cuts.inc();
+                    needs_snapshot = true;
+                }
+                Stop::Gone => return,
+                Stop::Failed(error) => {
+                    return drop(self.sender.send_timeout(Err(error.into()), SEND_TIMEOUT).await);
+                }
+            }
+        }
+    }
+
+    /// Whether the changes after `index` are kept; then the stream continues there.
+    fn can_continue(&mut self, index: u64) -> bool {
+        let store = &self.followers.node.inner().store;
+        let is_kept = self.group.next(index).is_ok() || store.keeps_effects_after(index);
+        if is_kept {
+            self.position = index;
+        }
+        is_kept
+    }
+
+    /// Sends the changes from before the ring of the group, for a follower that continues. No other stream shares these
+    /// frames, so they count as a snapshot.
+    async fn send_missed(&mut self) -> Result<(), Stop> {
+        if self.group.next(self.position).is_ok() {
+            return Ok(());
+        }
+        let _send = self.permit_to_send().await?;
+        while self.group.next(self.position).is_err() {
+            let store = &self.followers.node.inner().store;
+            let effects =
+                store.effects_after(self.position, &self.group.selection).map_err(|_| Stop::Behind)?;
+            if effects.through <= self.position {
+                return Err(Stop::Behind);
+            }
+            self.send_changes(&Frame::of(self.position, effects)).await?;
+        }
+        Ok(())
+    }
+
+    async fn send_changes_forever(&mut self) -> Stop {
+        // The ring may be ahead of a position that was continued, and the group does not advance without an entry.
+        if let Err(stop) = self.send_ready().await {
+            return stop;
+        }
+        loop {
+            tokio::select! {
+                () = self.sender.closed() => return Stop::Gone,
+                _ = self.ticks.tick() => {
+                    if let Err(stop) = self.send_progress().await {
+                        return stop;
+                    }
+                }
+                advanced = self.advanced.changed() => {
+                    let sent = match advanced {
+                        Ok(()) => self.send_ready().await,
+                        Err(_) => Err(Stop::Gone),
+                    };
+                    if let Err(stop) = sent {
+                        return stop;
+                    }
+                }
+            }
+        }
+    }
+
+    /// Sends the frames that are ready.
+    async fn send_ready(&mut self) -> Result<(), Stop> {
+        loop {
+            self.advanced.mark_unchanged();
+            let (frame, position) = self.group.next(self.position)?;
+            match frame {
+                Some(frame) => self.send_changes(&frame).await?,
+                None => {
+                    self.position = position;
+                    return Ok(());
+                }
+            }
+        }
+    }
+
+    async fn send_changes(&mut self, frame: &Frame) -> Result<(), Stop> {
+        let Frame { from, through, records } = frame;
+        let now_ms = self.followers.node.now_ms();
+        let changes = Changes { from: *from, through: *through, now_ms, records: records.clone() };
+        self.send(Kind::Changes(changes)).await?;
+        self.position = self.position.max(*through);
+        Ok(())
+    }
+
+    async fn send_progress(&mut self) -> Result<(), Stop> {
+        let latest = *self.followers.fresh.borrow();
+        let age = self.freshness.age(latest, self.position, Instant::now());
+        let fresh_age_ms = age.map(|age| u64::try_from(age.as_millis()).unwrap_or(u64::MAX));
+        let now_ms = self.followers.node.now_ms();
+        self.send(Kind::Progress(FollowProgress { index: self.position, fresh_age_ms, now_ms })).await
+    }
+
+    /// Sends the state in parts, with the changes since the first part among them.
+    async fn send_snapshot(&mut self) -> Result<(), Stop> {
+        let _send = self.permit_to_send().await?;
+        self.position = self.group.through();
+        let (mut next, mut is_first, mut index) = (Some(Cursor::default()), true, 0);
+        while let Some(cursor) = next {
+            let (records, part_index, after) = self.read_part(cursor).await?;
+            self.send(Kind::SnapshotPart(SnapshotPart { is_first, records })).await?;
+            (next, is_first, index) = (after, false, part_index);
+            self.send_ready().await?;
+        }
+        while self.position < index {
+            tokio::select! {
+                () = self.sender.closed() => return Err(Stop::Gone),
+                advanced = self.advanced.changed() => advanced.map_err(|_| Stop::Gone)?,
+            }
+            self.send_ready().await?;
+        }
+        self.send(Kind::SnapshotEnd(SnapshotEnd { index: self.position })).await
+    }
+
+    /// Waits for one of [`MAX_SENDS`](super::MAX_SENDS).
+    async fn permit_to_send(&self) -> Result<OwnedSemaphorePermit, Stop> {
+        tokio::select! {
+            permit = Arc::clone(&self.followers.sends).acquire_owned() => permit.map_err(|_| Stop::Gone),
+            () = self.sender.closed() => Err(Stop::Gone),
+        }
+    }
+
+    async fn read_part(&self, cursor: Cursor) -> Result<(Bytes, u64, Option<Cursor>), Stop> {
+        let builds = Arc::clone(&self.followers.builds);
+        let build = builds.acquire_owned().await.map_err(|_| Stop::Gone)?;
+        let (store, group) = (self.followers.node.inner().store.clone(), Arc::clone(&self.group));
+        let read = blocking(move || {
+            let _build = build;
+            let page = store.pairs(&group.selection, cursor, PART_BYTES)?;
+            let record = |(key, value)| Record { key, value: Some(value) };
+            let records =
+                Records { is_cleared: false, records: page.pairs.into_iter().map(record).collect() };
+            Ok((Bytes::from(records.encode_to_vec()), page.index, page.next))
+        });
+        read.await.map_err(Stop::Failed)
+    }
+
+    async fn send(&mut self, kind: Kind) -> Result<(), Stop> {
+        let response = FollowResponse { kind: Some(kind) };
+        let metrics = &self.followers.node.inner().metrics;
+        metrics.follow_sent_bytes.inc_by(response.encoded_len() as u64);
+        self.sender.send_timeout(Ok(response), SEND_TIMEOUT).await.map_err(|_| Stop::Gone)
+    }
+}
+
+pub fn hello(member: &ActiveMember, name: &str) -> FollowHello {
+    FollowHello {
+        cluster_id: member.cluster_id.clone(),
+        incarnation: member.incarnation,
+        member: name.to_owned(),
+        format: FORMAT,
+        continues: false,
+    }
+}
+
+pub fn go_to(members: Vec<FollowTarget>) -> FollowResponse {
+    FollowResponse { kind: Some(Kind::GoTo(GoTo { members })) }
+}
