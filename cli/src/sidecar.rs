@@ -1,9 +1,8 @@
 //! The container of the sidecar, to be pasted into the pod template of an application. Pure.
 
-use crate::error::Error;
+use helios_crds::{SIDECAR_PROBE_PORT as PROBES, client_secret, is_client_name};
 
-/// Longest name of a HeliosClient: a label of DNS, with the name of its Secret.
-const MAX_NAME_BYTES: usize = 56;
+use crate::error::Error;
 
 /// Returns the parts of a pod's spec that run a sidecar for a HeliosClient: a native sidecar container, which starts before
 /// the application and stops after it, and the volume with its Secret.
@@ -11,9 +10,7 @@ const MAX_NAME_BYTES: usize = 56;
 /// # Errors
 /// The name is none of an object, or the port is the one of the probes.
 pub fn yaml(client: &str, image: &str, port: u16) -> Result<String, Error> {
-    let is_label = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-';
-    let is_name = !client.is_empty() && client.len() <= MAX_NAME_BYTES && client.bytes().all(is_label);
-    if !is_name || client.starts_with('-') || client.ends_with('-') {
+    if !is_client_name(client) {
         return Err(Error::Impossible(format!(
             "--client {client:?}: write the name of a HeliosClient, lower case letters, digits and '-'"
         )));
@@ -71,16 +68,15 @@ initContainers:
 volumes:
 - name: helios-sidecar
   secret:
-    secretName: {client}-helios
-"
+    secretName: {}
+",
+        client_secret(client)
     ))
 }
 
-/// Port of the probes and metrics.
-const PROBES: u16 = 9121;
-
 #[cfg(test)]
 mod tests {
+    use helios_crds::{sidecar_container, sidecar_volume};
     use k8s_openapi::api::core::v1::PodSpec;
 
     use super::*;
@@ -94,19 +90,13 @@ mod tests {
         }
         assert_eq!(text, std::fs::read_to_string(path).unwrap());
         let spec: PodSpec = serde_saphyr::from_str(&text).unwrap();
-        let container = &spec.init_containers.unwrap()[0];
-        assert_eq!(container.restart_policy.as_deref(), Some("Always"));
-        let security = container.security_context.clone().unwrap();
-        assert_eq!((security.run_as_user, security.run_as_non_root), (None, Some(true)));
-        let probe = container.startup_probe.clone().unwrap().http_get.unwrap();
-        assert_eq!(probe.path.as_deref(), Some("/readyz"));
-        let secret = spec.volumes.unwrap()[0].secret.clone().unwrap();
-        assert_eq!(secret.secret_name.as_deref(), Some("orders-helios"));
+        assert_eq!(spec.init_containers, Some(vec![sidecar_container("heliosd:0.1.0", 6379)]));
+        assert_eq!(spec.volumes, Some(vec![sidecar_volume("orders")]));
     }
 
     #[test]
     fn names_that_are_none_are_refused() {
-        for name in ["", "Orders", "-a", "a-", "a b", "a\nb", &"a".repeat(57)] {
+        for name in ["", "Orders", "-a", "a-", "a b", "a\nb", &"a".repeat(64)] {
             assert!(yaml(name, "heliosd:0.1.0", 6379).is_err(), "{name:?}");
         }
         assert!(yaml("a", "x\ny", 6379).is_err() && yaml("a", "x", 9121).is_err());

@@ -151,6 +151,39 @@ fn the_operator_may_not_delete_secrets_nor_do_everything() {
 }
 
 #[test]
+fn webhook_is_asked_about_pods_with_the_label_only_and_has_no_rights() {
+    let none = template("helios-operator", &[]).unwrap();
+    assert!(none.iter().all(|document| document["kind"] != "MutatingWebhookConfiguration"));
+    let all = template("helios-operator", &[r#"injection={"mode":"webhook"}"#, r#"watchNamespaces=["a"]"#])
+        .unwrap();
+    let named = |kind: &str| {
+        let found = all
+            .iter()
+            .find(|it| it["kind"] == kind && it["metadata"]["name"].as_str().unwrap().ends_with("-webhook"));
+        found.unwrap_or_else(|| panic!("no {kind}"))
+    };
+    let configuration = named("MutatingWebhookConfiguration");
+    let hook = &configuration["webhooks"][0];
+    assert_eq!(hook["objectSelector"]["matchExpressions"][0]["key"], helios_crds::INJECT_LABEL);
+    assert_eq!(hook["clientConfig"].get("caBundle"), None, "the operator's, not the chart's");
+    let namespaces = hook["namespaceSelector"]["matchExpressions"].to_string();
+    assert!(namespaces.contains("kube-system") && namespaces.contains(r#"["a"]"#), "{namespaces}");
+    let pod = &named("Deployment")["spec"]["template"]["spec"];
+    assert_eq!((&pod["automountServiceAccountToken"], pod.get("serviceAccountName")), (&json!(false), None));
+    let role = named("ClusterRole")["rules"].to_string();
+    assert!(role.contains(configuration["metadata"]["name"].as_str().unwrap()), "{role}");
+    let operator =
+        all.iter().find(|it| it["kind"] == "Deployment" && it["metadata"]["name"] == "demo-helios-operator");
+    let arguments = operator.unwrap()["spec"]["template"]["spec"]["containers"][0]["args"].to_string();
+    assert!(arguments.contains("--injection-webhook=demo-helios-operator-webhook"), "{arguments}");
+    assert!(
+        template("helios-operator", &[r#"injection={"mode":"magic"}"#])
+            .unwrap_err()
+            .contains("injection/mode")
+    );
+}
+
+#[test]
 fn monitoring_is_there_when_it_is_asked_for_and_points_to_the_runbooks() {
     let of_kind = |documents: &[Value], kind: &str| -> Vec<Value> {
         documents.iter().filter(|document| document["kind"] == kind).cloned().collect()

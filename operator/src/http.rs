@@ -9,7 +9,7 @@ use hyper::service::service_fn;
 use hyper::{Request, Response, StatusCode};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::net::TcpListener;
-use tokio::sync::Semaphore;
+use tokio::sync::{Semaphore, watch};
 
 use crate::metrics::Metrics;
 
@@ -17,8 +17,14 @@ use crate::metrics::Metrics;
 const MAX_CONNECTIONS: usize = 64;
 const HEADER_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// Serves until dropped.
+/// Serves until dropped; always ready.
 pub async fn serve(listener: TcpListener, metrics: Metrics) {
+    let (_always, ready) = watch::channel(true);
+    serve_when(listener, metrics, ready).await;
+}
+
+/// Serves until dropped; `/readyz` is 503 until `ready`.
+pub async fn serve_when(listener: TcpListener, metrics: Metrics, ready: watch::Receiver<bool>) {
     let permits = std::sync::Arc::new(Semaphore::new(MAX_CONNECTIONS));
     loop {
         let Ok(permit) = permits.clone().acquire_owned().await else { return };
@@ -30,10 +36,10 @@ pub async fn serve(listener: TcpListener, metrics: Metrics) {
                 continue;
             }
         };
-        let metrics = metrics.clone();
+        let (metrics, ready) = (metrics.clone(), ready.clone());
         tokio::spawn(async move {
             let service = service_fn(|request| {
-                let response = answer(&request, &metrics);
+                let response = answer(&request, &metrics, *ready.borrow());
                 async { Ok::<_, Infallible>(response) }
             });
             let connection = hyper::server::conn::http1::Builder::new()
@@ -48,8 +54,9 @@ pub async fn serve(listener: TcpListener, metrics: Metrics) {
     }
 }
 
-fn answer(request: &Request<Incoming>, metrics: &Metrics) -> Response<Full<Bytes>> {
+fn answer(request: &Request<Incoming>, metrics: &Metrics, is_ready: bool) -> Response<Full<Bytes>> {
     let (status, body) = match request.uri().path() {
+        "/readyz" if !is_ready => (StatusCode::SERVICE_UNAVAILABLE, "not ready\n".to_owned()),
         "/livez" | "/readyz" => (StatusCode::OK, "ok\n".to_owned()),
         "/metrics" => match metrics.encode() {
             Ok(text) => (StatusCode::OK, text),

@@ -15,6 +15,7 @@ pub mod events;
 pub mod execute;
 pub mod http;
 pub mod idle_cache;
+pub mod injection;
 pub mod lease;
 pub mod metrics;
 pub mod names;

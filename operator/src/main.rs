@@ -7,13 +7,13 @@ use std::time::Duration;
 use anyhow::Context as _;
 use clap::Parser;
 use futures::future::{self, join_all};
-use helios_operator::config::Config;
+use helios_operator::config::{Arguments, Command, Config, WebhookConfig};
 use helios_operator::controller::{self, Context};
 use helios_operator::lease::Holder;
 use helios_operator::metrics::Metrics;
 use helios_operator::observe::Hosts;
 use helios_operator::validate::Defaults;
-use helios_operator::{backups, clients, events, http};
+use helios_operator::{backups, clients, events, http, injection};
 use kube::Client;
 use kube::client::{Body, ClientBuilder};
 use kube::runtime::events::Recorder;
@@ -33,7 +33,12 @@ const REPORTS: usize = 256;
 
 #[tokio::main]
 async fn main() -> ExitCode {
-    match run(Config::parse()).await {
+    let Arguments { command, operator } = Arguments::parse();
+    let ended = match command {
+        None => run(operator).await,
+        Some(Command::Webhook(config)) => webhook(config).await,
+    };
+    match ended {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("helios-operator: {error:#}");
@@ -42,12 +47,29 @@ async fn main() -> ExitCode {
     }
 }
 
-async fn run(config: Config) -> anyhow::Result<()> {
-    let filter = EnvFilter::try_new(&config.log).context("--log is not a filter; write info or debug")?;
+/// Starts logging and TLS.
+fn begin(log: &str) -> anyhow::Result<()> {
+    let filter = EnvFilter::try_new(log).context("--log is not a filter; write info or debug")?;
     tracing_subscriber::fmt().json().with_env_filter(filter).with_writer(std::io::stderr).init();
     // Fails only if a provider is installed already, and then there is one.
     _ = rustls::crypto::ring::default_provider().install_default();
+    Ok(())
+}
 
+async fn webhook(config: WebhookConfig) -> anyhow::Result<()> {
+    begin(&config.log)?;
+    let mut terminated = signal(SignalKind::terminate())?;
+    let ending = CancellationToken::new();
+    let when = ending.clone();
+    tokio::spawn(async move {
+        stop(&mut terminated).await;
+        when.cancel();
+    });
+    injection::serve::run(config, ending).await
+}
+
+async fn run(config: Config) -> anyhow::Result<()> {
+    begin(&config.log)?;
     let listener = TcpListener::bind(config.http_addr)
         .await
         .with_context(|| format!("cannot listen on {}; choose another --http-addr", config.http_addr))?;
@@ -77,11 +99,13 @@ async fn run(config: Config) -> anyhow::Result<()> {
         stores: broadcast::channel(REPORTS).0,
         drills: broadcast::channel(REPORTS).0,
     });
+    let injection = inject(&context, &config);
     let ending = CancellationToken::new();
     // A step that is half way must not meet another process's: the controllers go before the lease.
     let mut controllers = Box::pin(control(context, config.namespace, ending.clone()));
     tokio::select! {
         () = &mut controllers => anyhow::bail!("the watches ended"),
+        () = injection => anyhow::bail!("the injection of sidecars ended"),
         why = lease.keep() => anyhow::bail!(why),
         () = stop(&mut terminated) => ending.cancel(),
     }
@@ -122,6 +146,25 @@ async fn control(context: Arc<Context>, namespaces: Vec<String>, ending: Cancell
         return;
     }
     future::join(join_all(namespaces.into_iter().map(|namespace| all(Some(namespace)))), clients).await;
+}
+
+/// Keeps the certificate of the webhook, and looks for pods without their sidecar.
+fn inject(context: &Context, config: &Config) -> impl Future<Output = ()> + use<> {
+    let webhook = config.injection_webhook.clone().map(|name| {
+        let namespace = context.defaults.operator_namespace.clone();
+        injection::keep::run(context.client.clone(), injection::keep::Webhook { namespace, name })
+    });
+    let watchdog = config.injection_watchdog.then(|| {
+        injection::watchdog::run(context.client.clone(), config.namespace.clone(), context.metrics.clone())
+    });
+    async move {
+        match (webhook, watchdog) {
+            (None, None) => future::pending().await,
+            (webhook, watchdog) => {
+                future::join(future::OptionFuture::from(webhook), future::OptionFuture::from(watchdog)).await;
+            }
+        }
+    }
 }
 
 async fn stop(terminated: &mut tokio::signal::unix::Signal) {

@@ -51,6 +51,9 @@ pub struct Metrics {
     api_requests: Family<RequestLabel, Counter>,
     pub clusters: Arc<Clusters>,
     leading: Gauge<u64, AtomicU64>,
+    injections: Family<ResultLabel, Counter>,
+    pods_without_sidecar: Gauge<u64, AtomicU64>,
+    sidecar_evictions: Counter,
     registry: Arc<Registry>,
 }
 
@@ -65,6 +68,9 @@ impl Metrics {
             api_requests: Family::default(),
             clusters: Arc::default(),
             leading: Gauge::default(),
+            injections: Family::default(),
+            pods_without_sidecar: Gauge::default(),
+            sidecar_evictions: Counter::default(),
             registry: Arc::default(),
         };
         Self { registry: Arc::new(metrics.registry()), ..metrics }
@@ -82,6 +88,12 @@ impl Metrics {
         let help = "Requests to the API server, by verb and resource";
         all.register("api_requests", help, self.api_requests.clone());
         all.register("leading", "1 while this process holds the lease", self.leading.clone());
+        let help = "Pods that the webhook was asked about, by result: injected, skipped, refused";
+        all.register("injections", help, self.injections.clone());
+        let help = "Pods that ask for a sidecar and have none, at the last look";
+        all.register("pods_without_sidecar", help, self.pods_without_sidecar.clone());
+        let help = "Pods that were evicted because they were created without their sidecar";
+        all.register("sidecar_evictions", help, self.sidecar_evictions.clone());
         all.register_collector(Box::new(self.clusters.clone()));
         all
     }
@@ -105,6 +117,19 @@ impl Metrics {
     pub fn request<B>(&self, request: &Request<B>) {
         let (verb, resource) = requests::classify(request);
         self.api_requests.get_or_create(&RequestLabel { verb, resource }).inc();
+    }
+
+    /// The webhook decided on a pod.
+    pub fn injection(&self, result: &'static str) {
+        self.injections.get_or_create(&ResultLabel { result }).inc();
+    }
+
+    pub fn set_pods_without_sidecar(&self, pods: usize) {
+        self.pods_without_sidecar.set(pods as u64);
+    }
+
+    pub fn sidecar_eviction(&self) {
+        self.sidecar_evictions.inc();
     }
 
     pub fn status_written(&self) {

@@ -104,11 +104,6 @@ pub fn auth_secret(cluster: &str) -> String {
     format!("{cluster}-auth")
 }
 
-/// Secret of the HeliosClient `client`, in its namespace.
-pub fn client_secret(client: &str) -> String {
-    format!("{client}-helios")
-}
-
 /// Name of a pod that outlives it (docs/design/product.md, M-11). The cluster's domain is left out, because it
 /// differs between installations and resolvers add it.
 pub fn stable_host(cluster: &str, namespace: &str, ordinal: u32) -> String {

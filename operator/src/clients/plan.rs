@@ -12,7 +12,6 @@ use kube::ResourceExt;
 use super::grant::Rights;
 use super::password::{Decision, Passwords, Rotation, User, decide, duration};
 use crate::backups::set_condition;
-use crate::names;
 use crate::security::users::ClientLine;
 
 /// Size of all lines of HeliosClients in the list, which is in one Secret of at most 1 MiB.
@@ -216,7 +215,7 @@ impl Outcome {
         let mut status = HeliosClientStatus {
             observed_generation: generation,
             user: Some(user(client)),
-            secret_name: Some(names::client_secret(&client.name_any())),
+            secret_name: Some(helios_crds::client_secret(&client.name_any())),
             rotated_at: rotated_at.map(Time),
             next_rotation: rotated_at.zip(interval).map(|(at, interval)| Time(at + interval)),
             conditions: old.conditions,

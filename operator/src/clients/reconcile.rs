@@ -206,7 +206,7 @@ async fn read(client: &Client, cluster: &HeliosCluster, resource: Arc<HeliosClie
         false => None,
     };
     let granted = grant(cluster, &resource.spec, &Namespace { name: namespace.clone(), labels });
-    let name = names::client_secret(&resource.name_any());
+    let name = helios_crds::client_secret(&resource.name_any());
     let api = Api::<Secret>::namespaced(client.clone(), &namespace);
     let secret = api.get_opt(&name).await.map_err(Error::kube("read Secret", name))?;
     Ok(Read { client: resource, granted, secret })

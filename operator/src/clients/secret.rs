@@ -10,7 +10,7 @@ use kube::{Resource, ResourceExt};
 
 use super::password::Passwords;
 use super::plan::user;
-use crate::names::{self, FIELD_MANAGER};
+use crate::names::FIELD_MANAGER;
 use crate::observe::secrets::data;
 use crate::security::certificates::AUTHORITY;
 use crate::security::users::{Needed, uri};
@@ -58,7 +58,7 @@ pub fn secret(
 ) -> Option<Secret> {
     let mut secret = found.cloned().unwrap_or_else(|| Secret {
         metadata: ObjectMeta {
-            name: Some(names::client_secret(&client.name_any())),
+            name: Some(helios_crds::client_secret(&client.name_any())),
             namespace: client.namespace(),
             owner_references: client.controller_owner_ref(&()).map(|owner| vec![owner]),
             ..ObjectMeta::default()

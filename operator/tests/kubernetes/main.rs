@@ -12,6 +12,7 @@ mod drills;
 mod events;
 mod foreign;
 mod held;
+mod injection;
 mod nodes;
 mod operator;
 mod replicas;

@@ -20,12 +20,16 @@ pub type Samples = BTreeMap<String, f64>;
 
 impl Operator {
     pub fn start(server: &Server, identity: &str) -> Self {
+        Self::start_with(server, identity, &[])
+    }
+
+    pub fn start_with(server: &Server, identity: &str, arguments: &[&str]) -> Self {
         let port = free_port();
         let log = server.directory().join(format!("{identity}.log"));
         let mut command = Command::new(env!("CARGO_BIN_EXE_helios-operator"));
         command.env("KUBECONFIG", server.kubeconfig());
         command.args(["--http-addr", &format!("127.0.0.1:{port}"), "--identity", identity]);
-        command.args(["--lease-namespace", "default", "--node-image", "heliosd:test"]);
+        command.args(["--lease-namespace", "default", "--node-image", "heliosd:test"]).args(arguments);
         Self { process: Process::start(&mut command, &log), port, log }
     }
 

@@ -1,0 +1,253 @@
+//! The webhook's process: answers the API server over TLS. It has no rights at the API server, so it depends on nothing
+//! but its certificate.
+
+use std::convert::Infallible;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::Context as _;
+use helios_proto::tls::{certificates, private_key};
+use http_body_util::{BodyExt as _, Full, Limited};
+use hyper::body::{Bytes, Incoming};
+use hyper::service::service_fn;
+use hyper::{Method, Request, Response, StatusCode, header};
+use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper_util::server::graceful::GracefulShutdown;
+use k8s_openapi::api::core::v1::Pod;
+use kube::core::admission::{AdmissionRequest, AdmissionResponse, AdmissionReview};
+use rustls::ServerConfig;
+use rustls::sign::CertifiedKey;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::{Semaphore, watch};
+use tokio_rustls::TlsAcceptor;
+use tokio_util::sync::CancellationToken;
+
+use super::patch::{Decision, decide};
+use crate::config::WebhookConfig;
+use crate::http;
+use crate::metrics::Metrics;
+use crate::security::certificates::{CERTIFICATE, KEY};
+
+/// Path at which the API server asks.
+pub const PATH: &str = "/inject";
+/// Limit of a request: that of the API server.
+const MAX_REQUEST_BYTES: usize = 3 << 20;
+/// Limit of connections; an API server needs few.
+const MAX_CONNECTIONS: usize = 256;
+/// Time for a TLS handshake, the headers, and a whole request; the API server waits 3 s.
+const REQUEST_TIMEOUT: Duration = Duration::from_secs(5);
+/// Interval at which the files of the certificate are read.
+const RELOAD_EVERY: Duration = Duration::from_secs(10);
+/// Time for which requests are served after SIGTERM: until then the Service may still send some.
+const LEAVE: Duration = Duration::from_secs(5);
+/// Time for open requests after that.
+const FINISH: Duration = Duration::from_secs(5);
+
+/// Serves until `terminated`, and for up to 10 s after it.
+///
+/// # Errors
+/// An address cannot be listened on.
+pub async fn run(config: WebhookConfig, terminated: CancellationToken) -> anyhow::Result<()> {
+    let bind = async |addr, flag: &str| {
+        let listener = TcpListener::bind(addr).await;
+        listener.with_context(|| format!("cannot listen on {addr}; choose another {flag}"))
+    };
+    let listener = bind(config.listen, "--listen").await?;
+    let probes = bind(config.http_addr, "--http-addr").await?;
+    let metrics = Metrics::new();
+    let (tls, ready) = Certificate::watch(config.certificate_dir);
+    tokio::spawn(http::serve_when(probes, metrics.clone(), ready));
+    tracing::info!(listen = %listener.local_addr()?, image = config.node_image, "webhook");
+    let webhook = Arc::new(Webhook { image: config.node_image, metrics });
+    let leave = async {
+        terminated.cancelled().await;
+        tokio::time::sleep(LEAVE).await;
+    };
+    let open = GracefulShutdown::new();
+    tokio::select! {
+        () = accept(&listener, &tls, &webhook, &open) => {}
+        () = leave => {}
+    }
+    drop(listener);
+    tokio::select! {
+        () = open.shutdown() => {}
+        () = tokio::time::sleep(FINISH) => tracing::warn!("requests are left unanswered"),
+    }
+    Ok(())
+}
+
+async fn accept(
+    listener: &TcpListener,
+    tls: &watch::Receiver<Option<Arc<ServerConfig>>>,
+    webhook: &Arc<Webhook>,
+    open: &GracefulShutdown,
+) {
+    let permits = Arc::new(Semaphore::new(MAX_CONNECTIONS));
+    loop {
+        let Ok(permit) = permits.clone().acquire_owned().await else { return };
+        let stream = match listener.accept().await {
+            Ok((stream, _)) => stream,
+            Err(error) => {
+                tracing::warn!(%error, "cannot accept a connection");
+                tokio::time::sleep(Duration::from_millis(100)).await;
+                continue;
+            }
+        };
+        let Some(config) = tls.borrow().clone() else { continue };
+        let (webhook, watcher) = (webhook.clone(), open.watcher());
+        tokio::spawn(async move {
+            let Some(stream) = handshake(stream, config).await else { return };
+            let service = service_fn(move |request| {
+                let webhook = webhook.clone();
+                async move { Ok::<_, Infallible>(webhook.answer(request).await) }
+            });
+            let connection = hyper::server::conn::http1::Builder::new()
+                .timer(TokioTimer::new())
+                .header_read_timeout(REQUEST_TIMEOUT)
+                .serve_connection(TokioIo::new(stream), service);
+            if let Err(error) = watcher.watch(connection).await {
+                tracing::debug!(%error, "connection ended");
+            }
+            drop(permit);
+        });
+    }
+}
+
+async fn handshake(
+    stream: TcpStream,
+    config: Arc<ServerConfig>,
+) -> Option<tokio_rustls::server::TlsStream<TcpStream>> {
+    match tokio::time::timeout(REQUEST_TIMEOUT, TlsAcceptor::from(config).accept(stream)).await {
+        Ok(Ok(stream)) => Some(stream),
+        Ok(Err(error)) => {
+            tracing::warn!(%error, "TLS handshake; if it goes on, the API server does not trust the certificate");
+            None
+        }
+        Err(_) => None,
+    }
+}
+
+struct Webhook {
+    image: String,
+    metrics: Metrics,
+}
+
+impl Webhook {
+    async fn answer(&self, request: Request<Incoming>) -> Response<Full<Bytes>> {
+        if request.method() != Method::POST || request.uri().path() != PATH {
+            return text(StatusCode::NOT_FOUND, format!("try POST {PATH}\n"));
+        }
+        let body = Limited::new(request.into_body(), MAX_REQUEST_BYTES).collect();
+        let body = match tokio::time::timeout(REQUEST_TIMEOUT, body).await {
+            Ok(Ok(body)) => body.to_bytes(),
+            Ok(Err(error)) => return text(StatusCode::BAD_REQUEST, format!("{error}\n")),
+            Err(_) => return text(StatusCode::REQUEST_TIMEOUT, "the request is not complete\n".to_owned()),
+        };
+        let review = serde_json::from_slice::<AdmissionReview<Pod>>(&body);
+        match review.map_err(|error| error.to_string()).and_then(|review| self.review(review)) {
+            Ok(answer) => {
+                let mut response = Response::new(Full::from(answer));
+                let json = header::HeaderValue::from_static("application/json");
+                response.headers_mut().insert(header::CONTENT_TYPE, json);
+                response
+            }
+            Err(error) => text(StatusCode::BAD_REQUEST, format!("no AdmissionReview of a pod: {error}\n")),
+        }
+    }
+
+    fn review(&self, review: AdmissionReview<Pod>) -> Result<Vec<u8>, String> {
+        let request: AdmissionRequest<Pod> = review.try_into().map_err(|_| "it has no request".to_owned())?;
+        let response = AdmissionResponse::from(&request);
+        let pod = request.object.as_ref().ok_or("it has no object")?;
+        let (result, response) = match decide(pod, &self.image) {
+            Decision::Skip => ("skipped", response),
+            Decision::Inject(patch) => {
+                ("injected", response.with_patch(patch).map_err(|error| error.to_string())?)
+            }
+            Decision::Refuse(reason) => {
+                tracing::info!(namespace = request.namespace, pod = request.name, reason, "refused");
+                ("refused", response.deny(reason))
+            }
+        };
+        self.metrics.injection(result);
+        serde_json::to_vec(&response.into_review()).map_err(|error| error.to_string())
+    }
+}
+
+fn text(status: StatusCode, body: String) -> Response<Full<Bytes>> {
+    let mut response = Response::new(Full::from(body));
+    *response.status_mut() = status;
+    response
+}
+
+/// The certificate in a mounted Secret, read again periodically.
+struct Certificate {
+    dir: PathBuf,
+    held: Option<(Vec<u8>, Vec<u8>)>,
+    /// So that one reason is logged once.
+    failure: Option<String>,
+}
+
+impl Certificate {
+    /// Returns the configuration of new connections, and whether there is one. A certificate that cannot be used leaves the
+    /// present one in use.
+    fn watch(dir: PathBuf) -> (watch::Receiver<Option<Arc<ServerConfig>>>, watch::Receiver<bool>) {
+        let (tls, tls_now) = watch::channel(None);
+        let (ready, ready_now) = watch::channel(false);
+        let mut certificate = Self { dir, held: None, failure: None };
+        tokio::spawn(async move {
+            let mut interval = tokio::time::interval(RELOAD_EVERY);
+            loop {
+                interval.tick().await;
+                match certificate.load().await {
+                    Ok(None) => {}
+                    Ok(Some(config)) => {
+                        tracing::info!("certificate loaded");
+                        tls.send_replace(Some(config));
+                        ready.send_replace(true);
+                        certificate.failure = None;
+                    }
+                    Err(error) => certificate.failed(format!("{error:#}")),
+                }
+                if tls.is_closed() {
+                    return;
+                }
+            }
+        });
+        (tls_now, ready_now)
+    }
+
+    fn failed(&mut self, reason: String) {
+        if self.failure.as_ref() != Some(&reason) {
+            tracing::warn!(reason, "certificate not loaded; the operator writes it, see its log");
+            self.failure = Some(reason);
+        }
+    }
+
+    async fn load(&mut self) -> anyhow::Result<Option<Arc<ServerConfig>>> {
+        let read = async |name: &str| {
+            let path = Path::new(&self.dir).join(name);
+            tokio::fs::read(&path).await.with_context(|| path.display().to_string())
+        };
+        let found = (read(CERTIFICATE).await?, read(KEY).await?);
+        if self.held.as_ref() == Some(&found) {
+            return Ok(None);
+        }
+        let config = server_config(&found.0, &found.1)?;
+        self.held = Some(found);
+        Ok(Some(Arc::new(config)))
+    }
+}
+
+fn server_config(certificate: &[u8], key: &[u8]) -> anyhow::Result<ServerConfig> {
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let key = provider.key_provider.load_private_key(private_key(key)?)?;
+    let certified = CertifiedKey::new(certificates(certificate)?, key);
+    // The two files of a Secret change together; this is for directories that are written by hand.
+    certified.keys_match().context("certificate and key do not belong together")?;
+    Ok(ServerConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()?
+        .with_no_client_auth()
+        .with_cert_resolver(Arc::new(rustls::sign::SingleCertAndKey::from(certified))))
+}
