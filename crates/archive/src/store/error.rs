@@ -17,6 +17,8 @@ const FULL: &[&str] = &[
 ];
 /// The client reports 403 as `PermissionDenied`, but not of a list.
 const REFUSED: &[&str] = &["status code: 401", "status code: 403", "ExpiredToken", "InvalidAccessKeyId"];
+/// Name in messages of what a call without an object is about.
+const WHOLE: &str = "the store's prefix";
 const MISSING: &[&str] = &["status code: 404", "NoSuchBucket"];
 const THROTTLED: &[&str] = &[
     "status code: 429",
@@ -28,7 +30,7 @@ const THROTTLED: &[&str] = &[
 ];
 
 pub(super) fn of_store(call: &'static str, object: &str, error: Error) -> ArchiveError {
-    let object = object.to_owned();
+    let object = if object.is_empty() { WHOLE } else { object }.to_owned();
     let detail = one_line(&error);
     let has = |words: &[&str]| words.iter().any(|word| detail.contains(word));
     match error {
@@ -93,6 +95,13 @@ mod tests {
         ] {
             assert_eq!(classified(text), class, "{text}");
         }
+    }
+
+    #[test]
+    fn call_without_an_object_is_named() {
+        let source = "status code: 403".into();
+        let text = of_store("LIST", "", Error::Generic { store: "S3", source }).to_string();
+        assert!(text.starts_with("the store refused LIST of the store's prefix: "), "{text}");
     }
 
     #[test]
