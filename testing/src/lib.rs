@@ -9,6 +9,7 @@
 //! ```
 
 pub mod tree;
+pub mod weed;
 
 use std::io::Write as _;
 use std::path::PathBuf;
