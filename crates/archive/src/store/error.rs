@@ -17,6 +17,11 @@ const FULL: &[&str] = &[
 ];
 /// The client reports 403 as `PermissionDenied`, but not of a list.
 const REFUSED: &[&str] = &["status code: 401", "status code: 403", "ExpiredToken", "InvalidAccessKeyId"];
+/// Name in messages of what a call without an object is about.
+const WHOLE: &str = "the store's prefix";
+/// Limit of the store's error in a message, and of the part of it that the server wrote.
+const MAX_CHARS: usize = 500;
+const MAX_ANSWER_CHARS: usize = 200;
 const MISSING: &[&str] = &["status code: 404", "NoSuchBucket"];
 const THROTTLED: &[&str] = &[
     "status code: 429",
@@ -28,7 +33,7 @@ const THROTTLED: &[&str] = &[
 ];
 
 pub(super) fn of_store(call: &'static str, object: &str, error: Error) -> ArchiveError {
-    let object = object.to_owned();
+    let object = if object.is_empty() { WHOLE } else { object }.to_owned();
     let detail = one_line(&error);
     let has = |words: &[&str]| words.iter().any(|word| detail.contains(word));
     match error {
@@ -56,10 +61,25 @@ fn is_full(error: &Error) -> bool {
     false
 }
 
+/// Returns the error in one line. Of an answer in XML it has the code and the message, bounded by [`MAX_ANSWER_CHARS`].
 fn one_line(error: &Error) -> String {
-    const MAX_CHARS: usize = 500;
     let text = error.to_string();
-    text.split_whitespace().collect::<Vec<_>>().join(" ").chars().take(MAX_CHARS).collect()
+    let (before, answer) = match text.find("<?xml").or_else(|| text.find("<Error>")) {
+        Some(begin) => (&text[..begin], summary(&text[begin..])),
+        None => (text.as_str(), String::new()),
+    };
+    let words = |text: &str| text.split_whitespace().collect::<Vec<_>>().join(" ");
+    let before: String = words(before).chars().take(MAX_CHARS - MAX_ANSWER_CHARS - 1).collect();
+    words(&format!("{before} {}", answer.chars().take(MAX_ANSWER_CHARS).collect::<String>()))
+}
+
+/// Code and message of an error in the XML of S3, Google Cloud Storage and Azure; as far as it has them.
+fn summary(xml: &str) -> String {
+    let element = |name: &str| {
+        let (_, rest) = xml.split_once(&format!("<{name}>"))?;
+        rest.split_once(&format!("</{name}>")).map(|(text, _)| text)
+    };
+    [element("Code"), element("Message")].into_iter().flatten().collect::<Vec<_>>().join(": ")
 }
 
 #[cfg(test)]
@@ -96,8 +116,30 @@ mod tests {
     }
 
     #[test]
+    fn call_without_an_object_is_named() {
+        let source = "status code: 403".into();
+        let text = of_store("LIST", "", Error::Generic { store: "S3", source }).to_string();
+        assert!(text.starts_with("the store refused LIST of the store's prefix: "), "{text}");
+    }
+
+    #[test]
+    fn xml_of_a_server_is_its_code_and_message() {
+        let xml = "<?xml version=\"1.0\"?>\n<Error><Code>SignatureDoesNotMatch</Code><Message>The signature\n differs.\
+                   </Message><Resource>/backups</Resource><RequestId>4711</RequestId></Error>";
+        let text =
+            one_line(&Error::Generic { store: "S3", source: format!("status code: 403: {xml}").into() });
+        assert_eq!(text, "Generic S3 error: status code: 403: SignatureDoesNotMatch: The signature differs.");
+        let text = one_line(&Error::Generic { store: "S3", source: "status code: 500: <?xml cut".into() });
+        assert_eq!(text, "Generic S3 error: status code: 500:");
+    }
+
+    #[test]
     fn long_answer_is_one_short_line() {
-        let text = one_line(&Error::Generic { store: "S3", source: "a\n  b ".repeat(1000).into() });
-        assert!(!text.contains('\n') && text.chars().count() == 500, "{text}");
+        let long = "a\n  b ".repeat(1000);
+        let xml = format!("{long}<Error><Code>Slow</Code><Message>{long}</Message></Error>");
+        for answer in [long, xml] {
+            let text = one_line(&Error::Generic { store: "S3", source: answer.into() });
+            assert!(!text.contains('\n') && text.chars().count() <= MAX_CHARS, "{text}");
+        }
     }
 }
