@@ -203,11 +203,9 @@ fn two_snapshots_in_a_row_are_installed_in_order_and_a_stale_one_is_not() {
 fn change_of_members_from_before_a_snapshot_does_not_change_the_membership_of_the_snapshot() {
     let mut core = follower(HardState::default());
     let mut removal = ConfChangeV2::default();
-    removal.mut_changes().push(ConfChangeSingle {
-        node_id: 3,
-        change_type: ConfChangeType::RemoveNode.into(),
-        ..ConfChangeSingle::default()
-    });
+    removal
+        .mut_changes()
+        .push(ConfChangeSingle { node_id: 3, change_type: ConfChangeType::RemoveNode.into() });
     let older = || Applied { index: 5, conf_changes: vec![removal.clone()], ..Applied::default() };
     core.handle(Input::Messages(vec![snapshot(2, 10)]), Instant::now());
     core.on_done(Done::Applied(older()), Instant::now());
