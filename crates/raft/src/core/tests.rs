@@ -216,6 +216,8 @@ fn change_of_members_from_before_a_snapshot_does_not_change_the_membership_of_th
     persisted(&mut core, installed.log[0]);
     let membership = core.membership.clone();
     core.on_done(Done::Restored { index: 10, membership, bytes: 0 }, Instant::now());
+    let next = step(&mut core, Message { commit: 11, ..append(2, 10, 2) });
+    persisted(&mut core, next.log[0]);
     let applied = Applied { index: 11, conf_changes: vec![removal], ..Applied::default() };
     core.on_done(Done::Applied(applied), Instant::now());
     assert_eq!(core.raft.voters(), [1, 2], "a change after the snapshot is applied");
