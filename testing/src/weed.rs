@@ -22,7 +22,7 @@ pub struct Weed {
     program: PathBuf,
     process: Child,
     directory: tempfile::TempDir,
-    /// Of the master, the volume, the filer and S3.
+    /// Ports of the master, the volume, the filer and S3.
     ports: [u16; 4],
 }
 
@@ -89,7 +89,7 @@ impl Weed {
         )
     }
 
-    /// What a client without files of credentials reads from the environment.
+    /// Environment of a client without files of credentials.
     pub fn environment(secret: &str) -> [(&'static str, &str); 2] {
         [("AWS_ACCESS_KEY_ID", ACCESS_KEY), ("AWS_SECRET_ACCESS_KEY", secret)]
     }

@@ -11,7 +11,7 @@ use kube::ResourceExt;
 use serde::Serialize;
 use serde_json::{Value, json};
 
-/// What becomes of a pod.
+/// Outcome for a pod.
 #[derive(Debug, PartialEq)]
 pub enum Decision {
     Inject(Patch),

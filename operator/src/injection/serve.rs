@@ -121,7 +121,7 @@ async fn handshake(
     match tokio::time::timeout(REQUEST_TIMEOUT, TlsAcceptor::from(config).accept(stream)).await {
         Ok(Ok(stream)) => Some(stream),
         Ok(Err(error)) => {
-            tracing::warn!(%error, "TLS handshake; if it goes on, the API server does not trust the certificate");
+            tracing::warn!(%error, "TLS handshake; if it repeats, the API server does not trust the certificate");
             None
         }
         Err(_) => None,

@@ -23,11 +23,11 @@ const MAX_EVICTIONS: usize = 20;
 /// UID of the controller of a pod.
 type Owner = String;
 
-/// What the watchdog remembers: when a pod of each owner was evicted last.
+/// Time of the last eviction of a pod of each owner.
 #[derive(Debug, Default)]
 pub struct Memory(BTreeMap<Owner, Timestamp>);
 
-/// What one look finds.
+/// Findings of one look.
 #[derive(Debug, Default)]
 pub struct Findings {
     /// Pods to evict, one of each owner: its key and the owner.
