@@ -3,7 +3,7 @@
 
 mod quarantine;
 mod restore;
-mod secrets;
+pub mod secrets;
 
 use std::time::Duration;
 

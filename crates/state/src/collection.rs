@@ -149,14 +149,7 @@ pub(super) fn count_of(value: &Value) -> Option<u64> {
 /// Returns the first raw key after the elements of `id`. All ids have one length, so none is a prefix of
 /// another.
 fn end_of(id: &[u8]) -> Vec<u8> {
-    let mut end = value::element_prefix(id);
-    while let Some(last) = end.pop() {
-        if last < u8::MAX {
-            end.push(last + 1);
-            break;
-        }
-    }
-    end
+    value::first_after(&value::element_prefix(id))
 }
 
 /// Removes at most `limit` elements of collections that no key refers to any more; returns their number.

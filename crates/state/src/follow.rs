@@ -67,23 +67,11 @@ impl Selection {
         }
         let range = |prefix: &Bytes| {
             let start = value::data_key(prefix);
-            let end = first_after(&start);
+            let end = value::first_after(&start).into();
             (start, end)
         };
         self.0.iter().map(range).collect()
     }
-}
-
-/// Returns the first raw key after all that begin with `prefix`, which begins with the byte of a namespace.
-fn first_after(prefix: &[u8]) -> Bytes {
-    let mut end = prefix.to_vec();
-    while let Some(last) = end.pop() {
-        if last < u8::MAX {
-            end.push(last + 1);
-            break;
-        }
-    }
-    end.into()
 }
 
 /// The elements that an entry changed, of collections whose headers it wrote.
@@ -133,7 +121,7 @@ impl Elements {
             return Ok(());
         }
         let start = value::element_prefix(id);
-        for pair in before.range(&start, Some(&first_after(&start))) {
+        for pair in before.range(&start, Some(&value::first_after(&start))) {
             let (raw, data) = pair?;
             if self.bytes > MAX_RENAMED_BYTES {
                 self.unkept.push(key.clone());
@@ -247,7 +235,7 @@ impl Filling {
         let first = value::element_prefix(id);
         let start = after.clone().map_or_else(|| first.clone(), |after| [&after, [0].as_slice()].concat());
         let mut last = after;
-        for pair in view.range(&start, Some(&first_after(&first))) {
+        for pair in view.range(&start, Some(&value::first_after(&first))) {
             let (raw, data) = pair?;
             if !self.add(&raw, &data) {
                 return Ok(Some(Cursor { key: key.clone(), element: last }));
@@ -288,7 +276,7 @@ impl Store {
 
     /// Whether [`Store::effects_after`] has the entries after `index`. It may fail nonetheless, for a renamed collection.
     pub fn keeps_effects_after(&self, index: u64) -> bool {
-        self.inner.history.after_with_elements(index).is_ok()
+        self.inner.history.keeps_elements_after(index).is_ok()
     }
 
     /// Returns the next selected records at `cursor`, of about `max_bytes`, at the last applied index.

@@ -190,6 +190,18 @@ pub(super) fn element_prefix(id: &[u8]) -> Vec<u8> {
     [&[ELEMENT], id].concat()
 }
 
+/// Returns the first raw key after all that begin with `prefix`, which begins with the byte of a namespace.
+pub(super) fn first_after(prefix: &[u8]) -> Vec<u8> {
+    let mut end = prefix.to_vec();
+    while let Some(last) = end.pop() {
+        if last < u8::MAX {
+            end.push(last + 1);
+            break;
+        }
+    }
+    end
+}
+
 pub(super) fn garbage_key(id: &[u8]) -> Bytes {
     [&[GARBAGE], id].concat().into()
 }

@@ -167,37 +167,54 @@ impl History {
 
     /// Returns a page of the changes after `revision`, with the elements of collections.
     pub fn after_with_elements(&self, revision: u64) -> Result<Page, Lost> {
-        let recorded = self.kept.lock().unwrap_or_else(PoisonError::into_inner).elements_after;
-        match recorded {
-            Some(first) if first <= revision => self.after(revision),
-            first => Err(Lost { oldest: first.map_or(u64::MAX, |first| first + 1) }),
-        }
+        let kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
+        kept.check_elements(revision)?;
+        kept.page(revision)
+    }
+
+    /// Checks that the changes after `revision` are kept, with the elements of collections.
+    pub fn keeps_elements_after(&self, revision: u64) -> Result<(), Lost> {
+        let kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
+        kept.check_elements(revision)?;
+        kept.check(revision)
     }
 
     /// Returns a page of the changes after `revision`.
     pub fn after(&self, revision: u64) -> Result<Page, Lost> {
-        let kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
-        if revision < kept.floor {
-            return Err(Lost { oldest: kept.floor + 1 });
+        self.kept.lock().unwrap_or_else(PoisonError::into_inner).page(revision)
+    }
+}
+
+impl Kept {
+    fn check(&self, revision: u64) -> Result<(), Lost> {
+        if revision < self.floor { Err(Lost { oldest: self.floor + 1 }) } else { Ok(()) }
+    }
+
+    fn check_elements(&self, revision: u64) -> Result<(), Lost> {
+        match self.elements_after {
+            Some(first) if first <= revision => Ok(()),
+            first => Err(Lost { oldest: first.map_or(u64::MAX, |first| first + 1) }),
         }
-        let start = kept.entries.partition_point(|entry| entry.revision <= revision);
+    }
+
+    fn page(&self, revision: u64) -> Result<Page, Lost> {
+        self.check(revision)?;
+        let start = self.entries.partition_point(|entry| entry.revision <= revision);
         let mut bytes = 0;
         let fits = |entry: &&Arc<Changed>| {
             let is_first = bytes == 0;
             bytes += entry.bytes;
             is_first || bytes <= PAGE_BYTES
         };
-        let entries: Vec<_> = kept.entries.iter().skip(start).take_while(fits).cloned().collect();
-        let is_last = start + entries.len() == kept.entries.len();
+        let entries: Vec<_> = self.entries.iter().skip(start).take_while(fits).cloned().collect();
+        let is_last = start + entries.len() == self.entries.len();
         let through = match entries.last() {
             Some(last) if !is_last => last.revision,
-            _ => kept.through.max(revision),
+            _ => self.through.max(revision),
         };
         Ok(Page { entries, through, is_last })
     }
-}
 
-impl Kept {
     fn push(&mut self, changed: Changed) {
         self.bytes += changed.bytes;
         self.entries.push_back(Arc::new(changed));

@@ -1,17 +1,15 @@
 //! `Follow` over gRPC, for all users, each within the user's prefixes.
 
-use std::pin::Pin;
 use std::sync::Arc;
 
-use futures::{Stream, StreamExt as _};
 use helios_proto::v1::follow_server::Follow as Calls;
 use helios_proto::v1::{FollowRequest, FollowResponse};
-use helios_service::auth::{MAX_PREFIX_BYTES, MAX_PREFIXES, Pass};
+use helios_service::auth::{MAX_PREFIX_BYTES, MAX_PREFIXES};
 use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::CancellationToken;
 use tonic::{Request, Response, Status};
 
-use super::guard::{User, until_revoked};
+use super::guard::{Answers, User, bounded};
 use crate::error::Error;
 use crate::follow::Followers;
 use crate::state::Selection;
@@ -30,17 +28,13 @@ impl FollowService {
 
 #[tonic::async_trait]
 impl Calls for FollowService {
-    type FollowStream = Pin<Box<dyn Stream<Item = Result<FollowResponse, Status>> + Send>>;
+    type FollowStream = Answers<FollowResponse>;
 
     async fn follow(&self, request: Request<FollowRequest>) -> Result<Response<Self::FollowStream>, Status> {
         let (_, extensions, request) = request.into_parts();
         let selection = selection(&User::of(&extensions), &request)?;
         let stream = ReceiverStream::new(self.followers.follow(request, selection).await?);
-        let stream = stream.take_until(self.stop.clone().cancelled_owned());
-        Ok(Response::new(match extensions.get::<Pass>().cloned() {
-            Some(pass) => Box::pin(until_revoked(stream, pass)),
-            None => Box::pin(stream),
-        }))
+        Ok(bounded(stream, self.stop.clone(), &extensions))
     }
 }
 

@@ -1,6 +1,7 @@
 //! Authorization of calls to the services for clients: `authorization: Basic <user:password>`, or the gateway's token.
 
 use std::convert::Infallible;
+use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 
@@ -10,6 +11,7 @@ use futures::{Stream, StreamExt as _, stream};
 use helios_service::auth::{Access, Identity, Pass, Role, admit_in_turn, admitted};
 use helios_service::rejections::Rejections;
 use helios_service::tls::Caller;
+use tokio_util::sync::CancellationToken;
 use tonic::body::Body;
 use tonic::codegen::http::header::AUTHORIZATION;
 use tonic::codegen::http::{Request, Response};
@@ -169,8 +171,24 @@ where
     }
 }
 
+/// A stream of answers of a call.
+pub type Answers<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
+
+/// Returns `stream`, which ends when the node stops or the credentials of the call are revoked.
+pub fn bounded<T: 'static>(
+    stream: impl Stream<Item = Result<T, Status>> + Send + 'static,
+    stop: CancellationToken,
+    extensions: &Extensions,
+) -> tonic::Response<Answers<T>> {
+    let stream = stream.take_until(stop.cancelled_owned());
+    tonic::Response::new(match extensions.get::<Pass>().cloned() {
+        Some(pass) => Box::pin(until_revoked(stream, pass)),
+        None => Box::pin(stream),
+    })
+}
+
 /// Returns `stream`, which ends with an error once the credentials of `pass` are revoked.
-pub fn until_revoked<T>(
+fn until_revoked<T>(
     stream: impl Stream<Item = Result<T, Status>> + Send,
     pass: Pass,
 ) -> impl Stream<Item = Result<T, Status>> + Send {

@@ -1,19 +1,16 @@
 //! Key-value service for gRPC clients; every member answers every call.
 
 use std::net::IpAddr;
-use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use futures::{Stream, StreamExt as _};
 use helios_proto::v1::kv_server::Kv;
 use helios_proto::v1::{
     self as proto, AckLevel, Consistency, DeleteRequest, DeleteResponse, Entry, ErrorCode, GetRequest,
     GetResponse, Guard, PutRequest, PutResponse, RangeRequest, RangeResponse, Reply, RequestId, Token,
     TransactionRequest, TransactionResponse, WatchRequest, WatchResponse, command::Op, reply,
 };
-use helios_service::auth::Pass;
 use helios_service::database::{Database, Freshness, WriteRequest};
 use helios_service::tls::Caller;
 use ring::digest::{SHA256, digest};
@@ -21,7 +18,7 @@ use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 use tonic::{Request, Response, Status};
 
-use super::guard::{User, until_revoked};
+use super::guard::{Answers, User, bounded};
 use super::transaction;
 use super::watch::Watcher;
 use crate::error::Error;
@@ -181,13 +178,12 @@ impl<D: Database> Kv for KvService<D> {
         Ok(Response::new(TransactionResponse { succeeded, revision: reply.index, token, deleted }))
     }
 
-    type WatchStream = Pin<Box<dyn Stream<Item = Result<WatchResponse, Status>> + Send>>;
+    type WatchStream = Answers<WatchResponse>;
 
     async fn watch(&self, request: Request<WatchRequest>) -> Result<Response<Self::WatchStream>, Status> {
-        let pass = request.extensions().get::<Pass>().cloned();
+        let (_, extensions, request) = request.into_parts();
         // Also with `prefix`: then all watched keys begin with `key`.
-        User::of(request.extensions()).check_keys([&request.get_ref().key])?;
-        let request = request.into_inner();
+        User::of(&extensions).check_keys([&request.key])?;
         if request.key.is_empty() && !request.prefix {
             return Err(Error::invalid("key is empty: name one, or set prefix to watch every key").into());
         }
@@ -198,12 +194,7 @@ impl<D: Database> Kv for KvService<D> {
             )
         })?;
         let watcher = Watcher::new(self.database.store().clone(), request, permit);
-        let stop = self.stop.clone().cancelled_owned();
-        let changes = watcher.into_stream().take_until(stop);
-        Ok(Response::new(match pass {
-            Some(pass) => Box::pin(until_revoked(changes, pass)),
-            None => Box::pin(changes),
-        }))
+        Ok(bounded(watcher.into_stream(), self.stop.clone(), &extensions))
     }
 }
 

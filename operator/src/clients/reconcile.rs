@@ -11,7 +11,7 @@ use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::ByteString;
 use k8s_openapi::api::apps::v1::StatefulSet;
 use k8s_openapi::api::core::v1::{self, Secret};
-use kube::api::{Patch, PatchParams, PostParams};
+use kube::api::{Patch, PatchParams};
 use kube::{Api, Client, Resource, ResourceExt};
 use serde_json::json;
 
@@ -21,6 +21,7 @@ use super::plan::{List, Member, Outcome, Seen, plan};
 use super::secret::{passwords, secret};
 use crate::apply::is_gone;
 use crate::error::Error;
+use crate::execute::secrets::put;
 use crate::names::{self, FIELD_MANAGER, Key};
 use crate::observe::secrets::{self, data, refused};
 use crate::ownership::{self, Owner};
@@ -238,12 +239,7 @@ async fn write_secret(
     };
     let (name, namespace) = (secret.name_any(), secret.namespace().unwrap_or_default());
     let api = Api::<Secret>::namespaced(client.clone(), &namespace);
-    let params = PostParams { field_manager: Some(FIELD_MANAGER.to_owned()), ..PostParams::default() };
-    let written = match read.secret {
-        Some(_) => api.replace(&name, &params, &secret).await,
-        None => api.create(&params, &secret).await,
-    };
-    match written {
+    match put(&api, read.secret.is_some(), &secret).await {
         Ok(_) => Ok(Some(wanted)),
         Err(error) => {
             let action = if read.secret.is_some() { "update" } else { "create" };
@@ -276,9 +272,8 @@ async fn write_list(
         0 => _ = secret.labels_mut().remove(HAS_CLIENTS_LABEL),
         _ => _ = secret.labels_mut().insert(HAS_CLIENTS_LABEL.to_owned(), "true".to_owned()),
     }
-    let params = PostParams { field_manager: Some(FIELD_MANAGER.to_owned()), ..PostParams::default() };
     let api = Api::<Secret>::namespaced(client.clone(), &key.namespace);
-    api.replace(&name, &params, &secret).await.map_err(Error::kube("update Secret", &name))?;
+    put(&api, true, &secret).await.map_err(Error::kube("update Secret", &name))?;
     tracing::info!(
         cluster = key.name,
         namespace = key.namespace,

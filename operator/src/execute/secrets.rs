@@ -120,14 +120,21 @@ impl Writer<'_> {
         held.retain(|_, value| std::str::from_utf8(&value.0).is_err());
         held.extend(data.into_iter().map(|(key, text)| (key, ByteString(text.into_bytes()))));
         annotate(&mut secret);
-        let params = PostParams { field_manager: Some(FIELD_MANAGER.to_owned()), ..PostParams::default() };
-        let written = match exists {
-            true => self.api.replace(name, &params, &secret).await,
-            false => self.api.create(&params, &secret).await,
-        };
-        match written {
+        match put(&self.api, exists, &secret).await {
             Ok(_) => Ok(None),
             Err(error) => secrets::refused(if exists { "update" } else { "create" }, name, error).map(Some),
         }
+    }
+}
+
+/// Creates a Secret, or replaces the version that was read, so that the write of another client is not overwritten.
+///
+/// # Errors
+/// The API server refused it or does not answer, or another client has written at the same time.
+pub async fn put(api: &Api<Secret>, exists: bool, secret: &Secret) -> kube::Result<Secret> {
+    let params = PostParams { field_manager: Some(FIELD_MANAGER.to_owned()), ..PostParams::default() };
+    match exists {
+        true => api.replace(&secret.name_any(), &params, secret).await,
+        false => api.create(&params, secret).await,
     }
 }

@@ -11,11 +11,9 @@ use helios_proto::tls::{certificates, names_of};
 use jiff::{SignedDuration, Timestamp};
 
 use crate::security::certificates::{AUTHORITY, CERTIFICATE, Data, KEY};
-use crate::security::check;
+use crate::security::{check, keys};
 
 const LIFE: SignedDuration = SignedDuration::from_hours(24 * 90);
-/// Certificates begin earlier by this, for API servers whose clock is behind.
-const BACKDATED: SignedDuration = SignedDuration::from_hours(1);
 /// Time for which the next CA is trusted before its certificate is shown: all API servers have it by then.
 const TRUSTED_BEFORE: SignedDuration = SignedDuration::from_hours(1);
 /// Time for which the previous CA is trusted: the kubelet has updated the Secret of every webhook by then.
@@ -98,10 +96,9 @@ fn replaced(held: &Data, hosts: &[String], now: Timestamp) -> Result<Data, Issue
 
 /// A new CA, and the certificate that it signed.
 fn draw(hosts: &[String], now: Timestamp) -> Result<(String, Pair), IssueError> {
-    let begin = now.saturating_sub(BACKDATED).unwrap_or(now).as_second();
-    let end = now.saturating_add(LIFE).unwrap_or(now).as_second();
-    let authority = Pair::authority(&format!("helios webhook CA {}", now.as_second()), begin..end)?;
-    let pair = authority.sign("helios webhook", hosts, begin..end)?;
+    let valid = keys::validity(now, LIFE).seconds();
+    let authority = Pair::authority(&format!("helios webhook CA {}", now.as_second()), valid.clone())?;
+    let pair = authority.sign("helios webhook", hosts, valid)?;
     Ok((authority.certificate, pair))
 }
 

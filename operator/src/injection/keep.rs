@@ -7,11 +7,12 @@ use k8s_openapi::ByteString;
 use k8s_openapi::api::admissionregistration::v1::{MutatingWebhook, MutatingWebhookConfiguration};
 use k8s_openapi::api::core::v1::Secret;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
-use kube::api::{Patch, PatchParams, PostParams};
+use kube::api::{Patch, PatchParams};
 use kube::{Api, Client};
 use serde_json::json;
 
 use super::certificate;
+use crate::execute::secrets::put;
 use crate::names::FIELD_MANAGER;
 use crate::observe::secrets::data;
 
@@ -81,13 +82,7 @@ async fn look(client: &Client, webhook: &Webhook) -> anyhow::Result<()> {
         secret.data = Some(
             after.iter().map(|(name, text)| (name.clone(), ByteString(text.clone().into_bytes()))).collect(),
         );
-        let params = PostParams { field_manager: Some(FIELD_MANAGER.to_owned()), ..PostParams::default() };
-        if exists {
-            // With the version that was read: another writer's change is not overwritten.
-            secrets.replace(&webhook.name, &params, &secret).await?;
-        } else {
-            secrets.create(&params, &secret).await?;
-        }
+        put(&secrets, exists, &secret).await?;
         tracing::info!(webhook = webhook.name, "certificate of the webhook written");
         held = after;
     }

@@ -86,14 +86,7 @@ async fn accept(
     let permits = Arc::new(Semaphore::new(MAX_CONNECTIONS));
     loop {
         let Ok(permit) = permits.clone().acquire_owned().await else { return };
-        let stream = match listener.accept().await {
-            Ok((stream, _)) => stream,
-            Err(error) => {
-                tracing::warn!(%error, "cannot accept a connection");
-                tokio::time::sleep(Duration::from_millis(100)).await;
-                continue;
-            }
-        };
+        let stream = http::accept(listener).await;
         let Some(config) = tls.borrow().clone() else { continue };
         let (webhook, watcher) = (webhook.clone(), open.watcher());
         tokio::spawn(async move {
@@ -136,13 +129,15 @@ struct Webhook {
 impl Webhook {
     async fn answer(&self, request: Request<Incoming>) -> Response<Full<Bytes>> {
         if request.method() != Method::POST || request.uri().path() != PATH {
-            return text(StatusCode::NOT_FOUND, format!("try POST {PATH}\n"));
+            return http::text(StatusCode::NOT_FOUND, format!("try POST {PATH}\n"));
         }
         let body = Limited::new(request.into_body(), MAX_REQUEST_BYTES).collect();
         let body = match tokio::time::timeout(REQUEST_TIMEOUT, body).await {
             Ok(Ok(body)) => body.to_bytes(),
-            Ok(Err(error)) => return text(StatusCode::BAD_REQUEST, format!("{error}\n")),
-            Err(_) => return text(StatusCode::REQUEST_TIMEOUT, "the request is not complete\n".to_owned()),
+            Ok(Err(error)) => return http::text(StatusCode::BAD_REQUEST, format!("{error}\n")),
+            Err(_) => {
+                return http::text(StatusCode::REQUEST_TIMEOUT, "the request is not complete\n".to_owned());
+            }
         };
         let review = serde_json::from_slice::<AdmissionReview<Pod>>(&body);
         match review.map_err(|error| error.to_string()).and_then(|review| self.review(review)) {
@@ -152,7 +147,9 @@ impl Webhook {
                 response.headers_mut().insert(header::CONTENT_TYPE, json);
                 response
             }
-            Err(error) => text(StatusCode::BAD_REQUEST, format!("no AdmissionReview of a pod: {error}\n")),
+            Err(error) => {
+                http::text(StatusCode::BAD_REQUEST, format!("no AdmissionReview of a pod: {error}\n"))
+            }
         }
     }
 
@@ -173,12 +170,6 @@ impl Webhook {
         self.metrics.injection(result);
         serde_json::to_vec(&response.into_review()).map_err(|error| error.to_string())
     }
-}
-
-fn text(status: StatusCode, body: String) -> Response<Full<Bytes>> {
-    let mut response = Response::new(Full::from(body));
-    *response.status_mut() = status;
-    response
 }
 
 /// The certificate in a mounted Secret, read again periodically.

@@ -88,13 +88,13 @@ pub async fn run(client: Client, namespaces: Vec<String>, metrics: Metrics) {
         some => some.iter().map(|namespace| Api::namespaced(client.clone(), namespace)).collect(),
     };
     let mut memory = Memory::default();
-    let mut told = BTreeSet::new();
+    let mut reported = BTreeSet::new();
     loop {
         tokio::time::sleep(LOOK_EVERY).await;
         match findings(&apis, &memory).await {
             Ok(findings) => {
                 let stuck: BTreeSet<Key> = findings.stuck.into_iter().collect();
-                for key in stuck.difference(&told) {
+                for key in stuck.difference(&reported) {
                     tracing::warn!(
                         namespace = key.namespace,
                         pod = key.name,
@@ -103,7 +103,7 @@ pub async fn run(client: Client, namespaces: Vec<String>, metrics: Metrics) {
                     );
                 }
                 metrics.set_pods_without_sidecar(stuck.len() + findings.evict.len());
-                told = stuck;
+                reported = stuck;
                 memory.forget_all_but(&findings.seen);
                 for (key, owner) in findings.evict {
                     if evict(&client, &key).await {

@@ -8,7 +8,7 @@ use super::check::{Names, Validity};
 
 const AUTHORITY_LIFE: SignedDuration = SignedDuration::from_hours(24 * 3650);
 const MEMBER_LIFE: SignedDuration = SignedDuration::from_hours(24 * 90);
-/// Certificates begin earlier by this, for members whose clock is behind.
+/// Certificates begin earlier by this, for readers whose clock is behind.
 const BACKDATED: SignedDuration = SignedDuration::from_hours(1);
 
 #[derive(Debug, thiserror::Error)]
@@ -24,7 +24,7 @@ pub enum Failed {
 /// # Errors
 /// When the system has no randomness to give.
 pub fn authority(names: &Names, now: Timestamp) -> Result<(Pair, Validity), Failed> {
-    let validity = Validity { not_before: earlier(now), not_after: later(now, AUTHORITY_LIFE) };
+    let validity = validity(now, AUTHORITY_LIFE);
     let name = format!("{} CA {}", names.cluster, now.as_second());
     Ok((Pair::authority(&name, validity.seconds())?, validity))
 }
@@ -34,7 +34,7 @@ pub fn authority(names: &Names, now: Timestamp) -> Result<(Pair, Validity), Fail
 /// # Errors
 /// When `signer` is not what it says.
 pub fn member(signer: &Pair, limit: Timestamp, names: &Names, now: Timestamp) -> Result<Pair, Failed> {
-    let validity = Validity { not_before: earlier(now), not_after: later(now, MEMBER_LIFE).min(limit) };
+    let validity = until(limit, validity(now, MEMBER_LIFE));
     Ok(signer.sign(&format!("{} member", names.cluster), &names.all(), validity.seconds())?)
 }
 
@@ -43,15 +43,20 @@ pub fn member(signer: &Pair, limit: Timestamp, names: &Names, now: Timestamp) ->
 /// # Errors
 /// When `signer` is not what it says.
 pub fn admin(signer: &Pair, limit: Timestamp, names: &Names, now: Timestamp) -> Result<Pair, Failed> {
-    let validity = Validity { not_before: earlier(now), not_after: later(now, MEMBER_LIFE).min(limit) };
+    let validity = until(limit, validity(now, MEMBER_LIFE));
     let hosts = [MANAGEMENT_NAME.to_owned()];
     Ok(signer.sign(&format!("{} admin", names.cluster), &hosts, validity.seconds())?)
 }
 
-fn earlier(now: Timestamp) -> Timestamp {
-    now.saturating_sub(BACKDATED).unwrap_or(now)
+/// The validity of a certificate that is issued now, for `life`. It begins an hour earlier.
+pub fn validity(now: Timestamp, life: SignedDuration) -> Validity {
+    Validity {
+        not_before: now.saturating_sub(BACKDATED).unwrap_or(now),
+        not_after: now.saturating_add(life).unwrap_or(now),
+    }
 }
 
-fn later(now: Timestamp, life: SignedDuration) -> Timestamp {
-    now.saturating_add(life).unwrap_or(now)
+/// A certificate does not outlive its signer.
+fn until(limit: Timestamp, validity: Validity) -> Validity {
+    Validity { not_after: validity.not_after.min(limit), ..validity }
 }

@@ -13,7 +13,7 @@ use kube::{Api, Client};
 use serde_json::{Value, json};
 
 use super::operator::Operator;
-use super::server::{Process, Server, free_port};
+use super::server::{Process, Server, free_port, program};
 use super::{begin, until};
 
 const NAME: &str = "demo-helios-operator-webhook";
@@ -21,8 +21,6 @@ const ROOT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/..");
 
 /// The configuration of the chart, for a webhook that is a process on this machine.
 fn configuration(port: u16) -> MutatingWebhookConfiguration {
-    let path = Command::new(format!("{ROOT}/e2e/kubernetes/cluster.sh")).arg("path").output().unwrap().stdout;
-    let helm = PathBuf::from(String::from_utf8(path).unwrap().trim()).join("helm");
     let arguments = [
         "template",
         "demo",
@@ -32,7 +30,7 @@ fn configuration(port: u16) -> MutatingWebhookConfiguration {
         "--set",
         "injection.mode=webhook",
     ];
-    let output = Command::new(helm).args(arguments).current_dir(ROOT).output().unwrap();
+    let output = Command::new(program("helm")).args(arguments).current_dir(ROOT).output().unwrap();
     let documents = String::from_utf8(output.stdout).unwrap();
     let found =
         documents.split("\n---").find(|document| document.contains("kind: MutatingWebhookConfiguration"));

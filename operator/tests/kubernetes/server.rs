@@ -95,16 +95,17 @@ impl Server {
     }
 }
 
-fn program() -> PathBuf {
+/// Path of a program of the local cluster.
+pub fn program(name: &str) -> PathBuf {
     let found = Command::new(CLUSTER_SCRIPT).arg("path").output().unwrap();
-    let program = Path::new(String::from_utf8(found.stdout).unwrap().trim()).join("kube");
+    let program = Path::new(String::from_utf8(found.stdout).unwrap().trim()).join(name);
     assert!(program.exists(), "Kubernetes is not built yet; run e2e/kubernetes/cluster.sh prepare");
     program
 }
 
 fn etcd(directory: &Path, clients: &str) -> Command {
     let peers = format!("http://127.0.0.1:{}", free_port());
-    let mut etcd = Command::new(program());
+    let mut etcd = Command::new(program("kube"));
     etcd.args(["etcd", "--unsafe-no-fsync", "--log-level", "error", "--initial-cluster"]);
     etcd.arg(format!("default={peers}")).arg("--data-dir").arg(directory.join("etcd"));
     etcd.args(["--listen-client-urls", clients, "--advertise-client-urls", clients]);
@@ -120,7 +121,7 @@ fn api_server(directory: &Path, etcd: &str, port: u16) -> Command {
         .status();
     assert!(made.unwrap().success(), "openssl makes no key");
     fs::write(directory.join("tokens.csv"), "admin,admin,admin,\"system:masters\"\n").unwrap();
-    let mut server = Command::new(program());
+    let mut server = Command::new(program("kube"));
     server.args(["apiserver", "--etcd-servers", etcd, "--bind-address", "127.0.0.1"]);
     server.args(["--advertise-address", "127.0.0.1", "--endpoint-reconciler-type", "none"]);
     server.args(["--secure-port", &port.to_string(), "--authorization-mode", "RBAC"]);
