@@ -25,8 +25,10 @@ use figures::{Figures, gb};
 
 /// Longest start of a member: it may read all of its state and log.
 const START_PATIENCE: Duration = Duration::from_secs(900);
-/// Disk space that a key is assumed to take in one member, at its peak: state, log and snapshots.
-const DISK_BYTES_PER_KEY: u64 = 600 * 3;
+/// Disk space that a key is assumed to take in one member at its peak, bytes: the state, and the log that lagging members
+/// need. An engine with snapshot files keeps the state up to three times.
+const DISK_BYTES_PER_KEY: u64 = 600;
+const WITH_SNAPSHOT_FILES: u64 = 3;
 const MEMBERS: u64 = 3;
 const DEFAULT_KEYS: u64 = 5_000_000;
 
@@ -122,7 +124,7 @@ pub async fn measure(
     ports: &mut Ports,
 ) -> Result<String> {
     let keys = keys.unwrap_or(DEFAULT_KEYS);
-    ensure_space(dir, keys)?;
+    ensure_space(dir, keys, &options.engine)?;
     let mut state = format!("engine: {}", options.engine);
     if let Some(bytes) = options.cache_bytes {
         state += &format!(", cache_bytes: {bytes}");
@@ -206,9 +208,10 @@ fn left_out(figures: &mut Figures, phase: Phase) {
     figures.not_measured(phase.name(), "left out by --phases");
 }
 
-fn ensure_space(dir: &Path, keys: u64) -> Result<()> {
+fn ensure_space(dir: &Path, keys: u64, engine: &str) -> Result<()> {
+    let copies = if engine == "runs" { 1 } else { WITH_SNAPSHOT_FILES };
     let volume = rustix::fs::statvfs(dir).with_context(|| format!("disk space of {}", dir.display()))?;
-    let (free, needed) = (volume.f_bavail * volume.f_frsize, keys * DISK_BYTES_PER_KEY * MEMBERS);
+    let (free, needed) = (volume.f_bavail * volume.f_frsize, keys * DISK_BYTES_PER_KEY * copies * MEMBERS);
     ensure!(
         free >= needed,
         "{keys} keys need {} of disk, and {} has {} free; use fewer --keys, or another directory by --dir",
@@ -243,8 +246,8 @@ mod tests {
     #[test]
     fn too_many_keys_for_the_disk_are_refused_with_the_space_they_need() {
         let dir = tempfile::tempdir().unwrap();
-        ensure_space(dir.path(), 1).unwrap();
-        let refused = ensure_space(dir.path(), 1 << 50).unwrap_err().to_string();
+        ensure_space(dir.path(), 1, "sled").unwrap();
+        let refused = ensure_space(dir.path(), 1 << 50, "runs").unwrap_err().to_string();
         assert!(refused.contains("use fewer --keys") && !refused.contains('\n'), "{refused}");
     }
 }

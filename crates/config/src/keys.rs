@@ -136,7 +136,7 @@ pub const KEYS: &[Key] = &[
     key("raft", "max_retained_log_bytes", "`1073741824`, or a tenth of the volume of the log if that is less", Restart,
         "Limit of the log that a leader keeps on disk for members that are behind and were heard of in the last ten minutes, bytes. They get the \
         entries from disk, and a snapshot only if they are further behind. With the engine `runs` \
-        no more is kept than a quarter of the state, or 128 MiB if that is more: a snapshot takes less time then. While the disk is full, 32 MiB are kept."),
+        no more is kept than a sixteenth of the state, or 128 MiB if that is more: a snapshot takes less time then. While the disk is full, 32 MiB are kept."),
     key("raft", "segment_bytes", "`67108864`", Restart,
         "Size of a WAL segment: a multiple of 4096, from 4 MiB to 1 GiB. At least three are kept. The limit of one entry \
         is a quarter of it, at most 8 MiB."),

@@ -1,9 +1,9 @@
 //! The block cache of an engine: data blocks, indexes and filters of its runs, bounded by their bytes.
 
-use std::hash::{BuildHasherDefault, DefaultHasher};
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use bytes::Bytes;
+use foldhash::fast::FixedState;
 use quick_cache::sync::{Cache, DefaultLifecycle};
 use quick_cache::{OptionsBuilder, Weighter};
 
@@ -18,7 +18,11 @@ const SHARDS: usize = 8;
 /// A block: its run, and its offset in the run's file.
 type Key = (Id, u64);
 /// Without a random state, so that the simulator evicts the same blocks in every run of a seed.
-type Hasher = BuildHasherDefault<DefaultHasher>;
+type Hasher = FixedState;
+/// Share of the limit that filters and indexes may occupy outside of the cache: one of this many parts.
+const PINNED_PART: u64 = 2;
+/// The limit of the cache follows the pinned bytes in this many steps: a step visits all shards.
+const STEPS: u64 = 128;
 
 #[derive(Clone)]
 struct Bytewise;
@@ -31,11 +35,14 @@ impl Weighter<Key, Bytes> for Bytewise {
 
 pub struct BlockCache {
     blocks: Cache<Key, Bytes, Bytewise, Hasher>,
+    /// Limit of cached and pinned bytes together.
+    limit: u64,
+    pinned: AtomicU64,
     hits: AtomicU64,
     misses: AtomicU64,
 }
 
-/// Size of the cache in bytes, and the lookups of reads since the engine was opened.
+/// Size of the cache in bytes, with filters and indexes that the runs keep, and the lookups of reads since the engine was opened: those of filters and indexes that are kept are not counted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct CacheStats {
     pub bytes: u64,
@@ -44,7 +51,7 @@ pub struct CacheStats {
 }
 
 impl BlockCache {
-    /// Creates a cache of at most `bytes`.
+    /// Creates a cache of at most `bytes`, with those that are pinned.
     pub fn new(bytes: u64) -> Self {
         let mut options = OptionsBuilder::new();
         let items = usize::try_from(bytes / TYPICAL_BLOCK_BYTES).unwrap_or(usize::MAX).max(1);
@@ -52,11 +59,41 @@ impl BlockCache {
         let options = options.shards(shards).estimated_items_capacity(items).weight_capacity(bytes).build();
         let options = options.expect("all required options are set");
         let blocks = Cache::with_options(options, Bytewise, Hasher::default(), DefaultLifecycle::default());
-        Self { blocks, hits: AtomicU64::new(0), misses: AtomicU64::new(0) }
+        Self {
+            blocks,
+            limit: bytes,
+            pinned: AtomicU64::new(0),
+            hits: AtomicU64::new(0),
+            misses: AtomicU64::new(0),
+        }
     }
 
     pub fn get(&self, run: Id, offset: u64) -> Option<Bytes> {
         self.blocks.get(&(faults::cached_run(run), offset))
+    }
+
+    /// Counts `bytes` that a run keeps in memory; false if too many are kept. The cache shrinks by them.
+    pub fn pin(&self, bytes: u64) -> bool {
+        let add = |pinned: u64| pinned.checked_add(bytes).filter(|sum| *sum <= self.limit / PINNED_PART);
+        let before = self.pinned.fetch_update(Ordering::Relaxed, Ordering::Relaxed, add);
+        before.is_ok_and(|before| {
+            self.resize(before, before + bytes);
+            true
+        })
+    }
+
+    /// Reverts [`BlockCache::pin`].
+    pub fn unpin(&self, bytes: u64) {
+        let before = self.pinned.fetch_sub(bytes, Ordering::Relaxed);
+        self.resize(before, before.saturating_sub(bytes));
+    }
+
+    fn resize(&self, before: u64, after: u64) {
+        let step = (self.limit / STEPS).max(1);
+        let rounded = |pinned: u64| pinned.next_multiple_of(step);
+        if rounded(before) != rounded(after) {
+            self.blocks.set_capacity(self.limit.saturating_sub(rounded(after)));
+        }
     }
 
     /// Counts the lookup of a read.
@@ -71,7 +108,7 @@ impl BlockCache {
 
     pub fn stats(&self) -> CacheStats {
         CacheStats {
-            bytes: self.blocks.weight(),
+            bytes: self.blocks.weight() + self.pinned.load(Ordering::Relaxed),
             hits: self.hits.load(Ordering::Relaxed),
             misses: self.misses.load(Ordering::Relaxed),
         }
@@ -93,5 +130,24 @@ mod tests {
         cache.insert(2, 7, Bytes::from_static(b"x"));
         assert_eq!(cache.get(2, 7).as_deref(), Some(b"x".as_slice()));
         assert_eq!(cache.get(3, 7), None);
+    }
+
+    #[test]
+    fn pinned_bytes_leave_that_much_less_to_the_cache_and_have_a_limit() {
+        let cache = BlockCache::new(100 << 10);
+        let mut pinned = 0;
+        while cache.pin(1_000) {
+            pinned += 1_000;
+        }
+        assert!((49 << 10..=50 << 10).contains(&pinned), "{pinned}");
+        let fill = || (0..1_000).for_each(|offset| cache.insert(1, offset, Bytes::from(vec![0; 1 << 10])));
+        fill();
+        let bytes = cache.stats().bytes;
+        assert!((80 << 10..=100 << 10).contains(&bytes), "{bytes}");
+        cache.unpin(pinned);
+        fill();
+        let bytes = cache.stats().bytes;
+        assert!((80 << 10..=100 << 10).contains(&bytes), "{bytes}");
+        assert!(cache.pin(1_000));
     }
 }

@@ -21,6 +21,7 @@ mod compaction;
 mod engine;
 mod error;
 mod faults;
+mod fence;
 mod filter;
 mod format;
 mod manifest;

@@ -16,23 +16,27 @@
 //! Integers are big-endian, keys are preceded by their length. Checksums are seeded with the id and the offset of what
 //! they cover ([`crate::format::crc_at`]). The kind of a block is 0: as it is. Others are for compression.
 
+mod index;
 mod iter;
 
+use std::borrow::Cow;
 use std::io::ErrorKind;
 use std::ops::{ControlFlow, Range};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, OnceLock};
 
 use bytes::{Buf, Bytes};
 
-use crate::block::{Cursor, Malformed};
+use crate::block::Cursor;
 use crate::cache::{BlockCache, CacheStats};
 use crate::error::{Error, Result};
-use crate::format::{FORMAT, Id, crc_at, take_bytes, take_u32, take_u64, take_varint};
+use crate::fence::Fence;
+use crate::format::{FORMAT, Id, crc_at, take_bytes, take_u64, take_varint};
 use crate::{Slot, faults, filter};
 use helios_storage::disk::{Disk, DiskFile, read_full};
 
+use self::index::Index;
 pub use self::iter::{BackIter, RunIter};
 
 pub const MAGIC: &[u8; 8] = b"HELIOSRN";
@@ -90,6 +94,8 @@ pub struct Run {
     file: Box<dyn DiskFile>,
     cache: Arc<BlockCache>,
     parts: Vec<Part>,
+    /// Of the last keys of the parts.
+    fence: Fence,
     /// Whether the file is removed when the last reference is dropped.
     is_obsolete: AtomicBool,
 }
@@ -97,8 +103,26 @@ pub struct Run {
 /// The blocks up to a key, with their filter and index.
 struct Part {
     last_key: Bytes,
-    filter: Place,
-    index: Place,
+    filter: Resident<Bytes>,
+    index: Resident<Index>,
+}
+
+/// A filter or an index. Its content stays here from its first read on, as long as the cache has room for such blocks:
+/// nearly every read needs them, and a lookup in the cache costs more than what is read of them.
+struct Resident<T> {
+    place: Place,
+    content: OnceLock<T>,
+}
+
+impl<T> Resident<T> {
+    fn at(place: Place) -> Self {
+        Self { place, content: OnceLock::new() }
+    }
+
+    /// Returns the bytes that count against the cache.
+    fn pinned_bytes(&self) -> u64 {
+        self.content.get().map_or(0, |_| self.place.stored_bytes())
+    }
 }
 
 /// Whether blocks that are read enter the cache.
@@ -136,8 +160,21 @@ impl Run {
         let Footer { slots, tombstones, first_key, parts } =
             Footer::decode(&footer).ok_or_else(|| bad("its footer cannot be decoded".to_owned()))?;
         let last_key = parts.last().map(|part| part.last_key.clone()).unwrap_or_default();
-        let is_obsolete = AtomicBool::new(false);
-        Ok(Self { id, first_key, last_key, slots, tombstones, disk, path, file, cache, parts, is_obsolete })
+        let fence = Fence::new(&first_key, parts.iter().map(|part| part.last_key.as_ref()));
+        Ok(Self {
+            id,
+            first_key,
+            last_key,
+            slots,
+            tombstones,
+            disk,
+            path,
+            file,
+            cache,
+            parts,
+            fence,
+            is_obsolete: AtomicBool::new(false),
+        })
     }
 
     /// Removes the file once no view holds the run.
@@ -156,11 +193,11 @@ impl Run {
     /// Returns the slot of `key`, whose filter hash is `hash`; `None` if the run does not have the key.
     pub fn get(&self, key: &[u8], hash: u64) -> Result<Option<Slot>> {
         let Some(part) = self.part_of(key) else { return Ok(None) };
-        if !filter::may_contain(&self.block(part.filter, Caching::Fill)?, hash) {
+        if !filter::may_contain(&*self.filter(part)?, hash) {
             return Ok(None);
         }
         let index = self.index(part, Caching::Fill)?;
-        let Some(number) = index.find(key).map_err(|_| self.malformed())? else { return Ok(None) };
+        let Some(number) = index.find_within(key).map_err(|_| self.malformed())? else { return Ok(None) };
         let place = index.place(number).map_err(|_| self.malformed())?;
         let block = self.block(place, Caching::Fill)?;
         Cursor::seek(block, key).and_then(|cursor| cursor.find(key)).map_err(|_| self.malformed())
@@ -169,18 +206,52 @@ impl Run {
     /// Whether the run may have a slot of `key`, whose filter hash is `hash`. Reads a filter, but no data block.
     pub fn may_contain(&self, key: &[u8], hash: u64) -> Result<bool> {
         let Some(part) = self.part_of(key) else { return Ok(false) };
-        Ok(filter::may_contain(&self.block(part.filter, Caching::Fill)?, hash))
+        Ok(filter::may_contain(&*self.filter(part)?, hash))
     }
 
     fn part_of(&self, key: &[u8]) -> Option<&Part> {
-        if key < self.first_key.as_ref() {
+        if key < self.first_key.as_ref() || key > self.last_key.as_ref() {
             return None;
         }
-        self.parts.get(self.parts.partition_point(|part| part.last_key < key))
+        self.parts.get(self.fence.below(key, |number| &self.parts[number].last_key))
     }
 
-    fn index(&self, part: &Part, caching: Caching) -> Result<Index> {
-        Index::new(self.block(part.index, caching)?).map_err(|_| self.malformed())
+    fn filter<'a>(&self, part: &'a Part) -> Result<Cow<'a, Bytes>> {
+        self.resident(&part.filter, Caching::Fill, Ok, Ok)
+    }
+
+    fn index<'a>(&self, part: &'a Part, caching: Caching) -> Result<Cow<'a, Index>> {
+        let decode = |block| Index::new(block).map_err(|_| self.malformed());
+        let keep = |index: Index| index.with_fence(&self.first_key).map_err(|_| self.malformed());
+        self.resident(&part.index, caching, decode, keep)
+    }
+
+    /// Reads a block with `decode`, and keeps what `keep` makes of it if the cache has room.
+    fn resident<'a, T: Clone>(
+        &self,
+        block: &'a Resident<T>,
+        caching: Caching,
+        decode: impl FnOnce(Bytes) -> Result<T>,
+        keep: impl FnOnce(T) -> Result<T>,
+    ) -> Result<Cow<'a, T>> {
+        if let Some(content) = block.content.get() {
+            return Ok(Cow::Borrowed(content));
+        }
+        let place = block.place;
+        if caching == Caching::Bypass || !self.cache.pin(place.stored_bytes()) {
+            return decode(self.block(place, caching)?).map(Cow::Owned);
+        }
+        let content = self.read_block(place).and_then(decode).and_then(keep);
+        match content.map(|content| block.content.set(content)) {
+            Ok(Ok(())) => {}
+            // Another reader was faster.
+            Ok(Err(_)) => self.cache.unpin(place.stored_bytes()),
+            Err(error) => {
+                self.cache.unpin(place.stored_bytes());
+                return Err(error);
+            }
+        }
+        block.content.get().map(Cow::Borrowed).ok_or_else(|| self.malformed())
     }
 
     /// Reads a block, from the cache or from the file, with its checksum verified.
@@ -223,9 +294,10 @@ impl Run {
     pub fn verify(&self, mut pace: impl FnMut(u64) -> ControlFlow<()>) -> Result<ControlFlow<()>> {
         let (mut slots, mut tombstones, mut last_key) = (0, 0, None::<Bytes>);
         for part in &self.parts {
-            let filter = self.read_block(part.filter)?;
-            let index = Index::new(self.read_block(part.index)?).map_err(|_| self.malformed())?;
-            if pace(part.filter.stored_bytes() + part.index.stored_bytes()).is_break() {
+            let (filter_at, index_at) = (part.filter.place, part.index.place);
+            let filter = self.read_block(filter_at)?;
+            let index = Index::new(self.read_block(index_at)?).map_err(|_| self.malformed())?;
+            if pace(filter_at.stored_bytes() + index_at.stored_bytes()).is_break() {
                 return Ok(ControlFlow::Break(()));
             }
             for number in 0..index.len() {
@@ -262,6 +334,8 @@ impl Run {
 
 impl Drop for Run {
     fn drop(&mut self) {
+        let parts = self.parts.iter();
+        self.cache.unpin(parts.map(|part| part.filter.pinned_bytes() + part.index.pinned_bytes()).sum());
         // The directory may be gone with a replaced generation.
         if self.is_obsolete.load(Ordering::Relaxed)
             && let Err(error) = self.disk.remove_file(&self.path)
@@ -309,7 +383,8 @@ impl Footer {
         let mut parts = Vec::new();
         while !rest.is_empty() {
             let last_key = Bytes::copy_from_slice(take_bytes(rest)?);
-            parts.push(Part { last_key, filter: take_place(rest)?, index: take_place(rest)? });
+            let (filter, index) = (Resident::at(take_place(rest)?), Resident::at(take_place(rest)?));
+            parts.push(Part { last_key, filter, index });
         }
         Some(Self { slots, tombstones, first_key, parts })
     }
@@ -318,50 +393,4 @@ impl Footer {
 fn take_place(bytes: &mut &[u8]) -> Option<Place> {
     let (offset, len) = (take_varint(bytes)?, take_varint(bytes)?);
     Some(Place { offset, len: u32::try_from(len).ok()? })
-}
-
-/// The index of a part: the last key and the place of each data block.
-pub struct Index {
-    bytes: Bytes,
-    /// End of the entries.
-    end: usize,
-    len: usize,
-}
-
-impl Index {
-    fn new(bytes: Bytes) -> std::result::Result<Self, Malformed> {
-        let positions = bytes.len().checked_sub(4).ok_or(Malformed)?;
-        let len = take_u32(&mut &bytes[positions..]).ok_or(Malformed)? as usize;
-        let end = len.checked_mul(4).and_then(|count| positions.checked_sub(count)).ok_or(Malformed)?;
-        Ok(Self { bytes, end, len })
-    }
-
-    /// Returns the number of blocks.
-    pub fn len(&self) -> usize {
-        self.len
-    }
-
-    /// Returns the first block whose last key is not below `key`; `None` if all keys are below.
-    pub fn find(&self, key: &[u8]) -> std::result::Result<Option<usize>, Malformed> {
-        let (mut low, mut high) = (0, self.len);
-        while low < high {
-            let middle = (low + high) / 2;
-            if self.entry(middle)?.0 < key { low = middle + 1 } else { high = middle }
-        }
-        Ok((low < self.len).then_some(low))
-    }
-
-    pub fn place(&self, number: usize) -> std::result::Result<Place, Malformed> {
-        Ok(self.entry(number)?.1)
-    }
-
-    fn entry(&self, number: usize) -> std::result::Result<(&[u8], Place), Malformed> {
-        let at = take_u32(&mut &self.bytes[self.end + 4 * number..]).ok_or(Malformed)? as usize;
-        let mut rest = self.bytes[..self.end].get(at..).ok_or(Malformed)?;
-        let mut decode = || {
-            let last_key = take_bytes(&mut rest)?;
-            Some((last_key, take_place(&mut rest)?))
-        };
-        decode().ok_or(Malformed)
-    }
 }

@@ -7,6 +7,7 @@ use bytes::Bytes;
 
 use crate::cache::CacheStats;
 use crate::error::Result;
+use crate::fence::Fence;
 use crate::merge::{Merge, Order, Source};
 use crate::run::{BackIter, Caching, Run, RunId, RunIter};
 use crate::{Slot, faults, filter};
@@ -66,13 +67,17 @@ pub struct View(Arc<Runs>);
 struct Runs {
     uppers: Vec<Slice>,
     bottom: Vec<Slice>,
+    /// Of the last keys of the bottom.
+    fence: Fence,
     record: Bytes,
 }
 
 impl View {
     /// `uppers` newest first, `bottom` in key order.
     pub(crate) fn new(uppers: Vec<Slice>, bottom: Vec<Slice>, record: Bytes) -> Self {
-        Self(Arc::new(Runs { uppers, bottom, record }))
+        let low = bottom.first().map(|slice| slice.run.first_key.clone()).unwrap_or_default();
+        let fence = Fence::new(&low, bottom.iter().map(|slice| slice.run.last_key.as_ref()));
+        Self(Arc::new(Runs { uppers, bottom, fence, record }))
     }
 
     pub(crate) fn uppers(&self) -> &[Slice] {
@@ -149,7 +154,11 @@ impl View {
     /// Returns the run of the bottom that may have `key`.
     fn bottom_of(&self, key: &[u8]) -> Option<&Slice> {
         let bottom = self.bottom();
-        bottom.get(bottom.partition_point(|slice| slice.run.last_key.as_ref() < key))
+        let (first, last) = (&bottom.first()?.run, &bottom.last()?.run);
+        if key < first.first_key.as_ref() || key > last.last_key.as_ref() {
+            return None;
+        }
+        bottom.get(self.0.fence.below(key, |number| &bottom[number].run.last_key))
     }
 
     /// Returns the live pairs in key order from `start` (inclusive) to `end` (exclusive; `None`: to the last key).

@@ -22,6 +22,9 @@ const MIN_AWAITED_BYTES: u64 = 4 * MAX_LOG_BYTES;
 
 /// Log that is kept at least for members that lag, if the limit is not lower, bytes.
 const MIN_HELD_BYTES: u64 = 128 << 20;
+/// Log that is kept for members that lag if they can get a set of runs: one of this many parts of the state. A member
+/// applies 5 to 10 MB/s of small entries and fetches 300 MB/s of runs (bench/reports/2026-11-29-scale.md).
+const HELD_PART_OF_STATE: u64 = 16;
 
 pub(super) struct Snapshots {
     is_building: bool,
@@ -208,7 +211,7 @@ impl Core {
         if self.settings.snapshots_on_demand {
             // Entries cost a member far more than the same bytes of a snapshot, which is sent and linked: with a longer
             // log it would take longer to catch up, or never would under load.
-            limit = limit.min(MIN_HELD_BYTES.max(self.snapshots.state_bytes / 4));
+            limit = limit.min(MIN_HELD_BYTES.max(self.snapshots.state_bytes / HELD_PART_OF_STATE));
         }
         if self.admission.is_log_short() { limit.min(self.max_trailing_bytes()) } else { limit }
     }

@@ -51,7 +51,7 @@ impl RunIter {
                 self.next_block += 1;
             } else {
                 let Some(part) = self.run.parts.get(self.next_part) else { return Ok(None) };
-                let index = self.run.index(part, self.caching)?;
+                let index = self.run.index(part, self.caching)?.into_owned();
                 self.next_block =
                     index.find(&self.start).map_err(|_| self.run.malformed())?.unwrap_or(index.len());
                 self.index = Some(index);
@@ -122,7 +122,7 @@ impl BackIter {
                 if part.last_key < self.start {
                     return Ok(None);
                 }
-                let index = self.run.index(part, self.caching)?;
+                let index = self.run.index(part, self.caching)?.into_owned();
                 self.blocks_left = match &self.end {
                     Some(end) => {
                         let found = index.find(end).map_err(|_| self.run.malformed())?;

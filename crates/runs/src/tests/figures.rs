@@ -7,8 +7,8 @@ use helios_storage::disk;
 
 use super::*;
 
-const KEYS: u64 = 1_000_000;
-const CHECKPOINT: u64 = 125_000;
+const KEYS: u64 = 5_000_000;
+const CHECKPOINT: u64 = 50_000;
 
 /// Random numbers below `bound`, the same in every run.
 fn random(state: &mut u64, bound: u64) -> u64 {
@@ -36,7 +36,7 @@ fn figures_of_overwrites() {
     let mut merges = 0;
     let mut state = 7;
     let rounds = KEYS / CHECKPOINT;
-    for at in 0..rounds + 40 {
+    for at in 0..rounds + 90 {
         if at == rounds {
             println!("loaded: {:?}, {} MB written for {} MB", runs.view().stats(), written >> 20, user >> 20);
             (written, user, merged_in, merges) = (0, 0, std::time::Duration::ZERO, 0);
@@ -62,7 +62,7 @@ fn figures_of_overwrites() {
             merged_in += began.elapsed();
             merges += 1;
         }
-        if at % 8 == 0 {
+        if at % 30 == 0 {
             println!("{at}: checkpoint {took:?}, {:?}", runs.view().stats());
         }
     }
@@ -72,12 +72,14 @@ fn figures_of_overwrites() {
         user >> 20
     );
     let view = runs.view();
-    let began = Instant::now();
-    for _ in 0..200_000 {
-        let key = format!("dkey:{:012}", random(&mut state, KEYS));
-        assert!(view.get(key.as_bytes()).unwrap().is_some());
+    for (what, suffix) in [("present", ""), ("missing", "x")] {
+        let began = Instant::now();
+        for _ in 0..500_000 {
+            let key = format!("dkey:{:012}{suffix}", random(&mut state, KEYS));
+            assert_eq!(view.get(key.as_bytes()).unwrap().is_some(), suffix.is_empty());
+        }
+        println!("500 000 random lookups of {what} keys in {:?}, {:?}", began.elapsed(), view.stats());
     }
-    println!("200 000 random reads in {:?}", began.elapsed());
     let began = Instant::now();
     let count = view.range(b"", None).count();
     println!("{count} pairs read in order in {:?}", began.elapsed());

@@ -10,6 +10,10 @@ use super::directory::Directory;
 use super::{WalError, WalOptions};
 use crate::disk::{self, DiskFile, Kind};
 
+/// Number of segments beyond the target that are kept as spares when they are purged. The next segments of the log take
+/// them. Without it a spare is built as soon as a segment begins, and the segment that a purge frees a moment later is
+/// one too many: every byte of the log is then written twice, the first time as a zero.
+const KEPT_BEYOND_TARGET: usize = 2;
 /// Bytes written and synced in one [`Spares::step`]; limits the time by which a step delays an append.
 const STEP_BYTES: usize = 1 << 20;
 
@@ -27,8 +31,7 @@ struct Draft {
 }
 
 impl Spares {
-    /// Adopts the spares in `found` that have the configured size, up to the target count, and removes the
-    /// rest.
+    /// Adopts the spares in `found` that have the configured size, as many as are kept, and removes the rest.
     pub fn open(dir: &Directory, found: &[u64], options: &WalOptions) -> Result<Self, WalError> {
         let WalOptions { segment_bytes, spare_segments: target } = *options;
         let mut spares = Self { ready: VecDeque::new(), draft: None, segment_bytes, target };
@@ -36,7 +39,7 @@ impl Spares {
             let path = dir.spare_path(number);
             let length =
                 dir.disk().open(&path).and_then(|file| file.len()).map_err(WalError::io("inspect", &path))?;
-            if length == segment_bytes && spares.ready.len() < target {
+            if length == segment_bytes && spares.ready.len() < target + KEPT_BEYOND_TARGET {
                 spares.ready.push_back(number);
             } else {
                 dir.remove(&path)?;
@@ -91,12 +94,16 @@ impl Spares {
     }
 
     /// Turns a segment that the log no longer needs into a spare, or removes it if its size differs or there
-    /// are enough spares.
+    /// are enough spares. A disk with little space keeps no more than the target.
     pub fn recycle(&mut self, dir: &Directory, segment: &Path, length: u64) -> Result<(), WalError> {
-        if length != self.segment_bytes || self.ready.len() >= self.target {
-            return dir.remove(segment);
-        }
-        self.publish(dir, segment)
+        let is_kept = length == self.segment_bytes
+            && match self.ready.len().checked_sub(self.target) {
+                None => true,
+                Some(beyond) => {
+                    beyond < KEPT_BEYOND_TARGET && check_free(dir, 2 * self.segment_bytes).is_ok()
+                }
+            };
+        if is_kept { self.publish(dir, segment) } else { dir.remove(segment) }
     }
 
     /// Writes the next part of a spare, and publishes it when it is complete. Nothing depends on the file

@@ -81,7 +81,7 @@ fn log_for_a_member_that_lags_is_limited_by_the_size_of_the_state_if_snapshots_a
     core.settings.snapshots_on_demand = true;
     assert_eq!(core.max_held_bytes(), 128 << 20);
     let done = |state_bytes| Done::Overlay { bytes: 0, durable: 0, state_bytes };
-    core.on_done(done(1 << 30), Instant::now());
+    core.on_done(done(4 << 30), Instant::now());
     assert_eq!(core.max_held_bytes(), 256 << 20);
     core.on_done(done(100 << 30), Instant::now());
     assert_eq!(core.max_held_bytes(), 1 << 30);

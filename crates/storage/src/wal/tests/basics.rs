@@ -202,6 +202,29 @@ fn spares_are_made_in_parts_and_counted() {
     assert_eq!((wal.spare_segments(), Image::of(dir.path()).0.len()), (0, 1));
 }
 
+/// A segment of zeros is as many bytes to write as the log itself.
+#[test]
+fn log_that_is_purged_as_it_grows_builds_no_spare_after_the_first() {
+    let dir = scratch();
+    let (mut wal, _) =
+        Wal::open(disk::real(), dir.path(), WalOptions { spare_segments: 2, ..SMALL }).unwrap();
+    while wal.prepare_spare().unwrap() {}
+    let mut built = 0;
+    for round in 0..20 {
+        wal.append(&[append(large(round * 10 + 1..=round * 10 + 10, 1))]).unwrap();
+        let left = wal.spare_segments();
+        while wal.prepare_spare().unwrap() {}
+        built += wal.spare_segments() - left;
+        wal.purge(Base { index: round * 10 + 10, term: 1 }).unwrap();
+        assert!((2..=4).contains(&wal.spare_segments()), "{} spares", wal.spare_segments());
+    }
+    assert!(built <= 2, "{built} spares were built");
+    let kept = wal.spare_segments();
+    drop(wal);
+    let (wal, _) = Wal::open(disk::real(), dir.path(), WalOptions { spare_segments: 2, ..SMALL }).unwrap();
+    assert_eq!(wal.spare_segments(), kept);
+}
+
 #[test]
 fn segments_of_two_sizes_coexist() {
     let dir = scratch();
