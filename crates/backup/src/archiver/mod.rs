@@ -42,7 +42,8 @@ use crate::{Failure, choose};
 /// A member sends a chunk every second.
 const SILENCE_MS: u64 = 15_000;
 const PUBLISH_MS: u64 = 100;
-const SURVEY_MS: u64 = 10_000;
+/// A member that becomes the leader is read for so long at most.
+const SURVEY_MS: u64 = 2_000;
 const AVOID_MS: u64 = 60_000;
 const CHECK_MS: u64 = 60_000;
 const FIRST_COLLECTION_MS: u64 = 60_000;

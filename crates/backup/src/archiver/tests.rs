@@ -217,6 +217,29 @@ async fn log_continues_from_another_member_when_the_follower_is_gone() {
 }
 
 #[tokio::test]
+async fn log_moves_to_a_follower_without_a_gap_when_its_member_becomes_the_leader() {
+    let dir = TempDir::new().unwrap();
+    let (first, second) =
+        (Member::start("m0", Role::Leader, 10).await, Member::start("m1", Role::Follower, 10).await);
+    let running = start(&dir, &[&first, &second]);
+    for (before, leader, last) in [(&first, &second, 30), (&second, &first, 50)] {
+        running.until("the follower is read", |status| status["member"] == leader.address).await;
+        first.write(last - 10);
+        second.write(last - 10);
+        running.archived(last - 10).await;
+        before.facts().role = Role::Follower;
+        leader.facts().role = Role::Leader;
+        running.until("the new follower is read", |status| status["member"] == before.address).await;
+        before.write(last);
+        let status = running.archived(last).await;
+        assert_eq!(status["gaps"], serde_json::json!([]));
+        leader.write(last);
+    }
+    running.end().await.unwrap();
+    assert_restores(&archive(&dir, 1), 50, 10).await;
+}
+
+#[tokio::test]
 async fn interrupted_base_is_resumed_by_its_offset() {
     let dir = TempDir::new().unwrap();
     let member = Member::start("m0", Role::Leader, 10).await;
