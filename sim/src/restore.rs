@@ -168,6 +168,7 @@ impl World {
             machine: None,
             metrics: Metrics::new(&mut Registry::default()),
             sizes,
+            threads: false,
         };
         Ok(Restore::new(parts, plan, log))
     }

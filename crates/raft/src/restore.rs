@@ -5,13 +5,15 @@
 //! the file `begun` is there; it is removed after `node.json` names the new cluster. A blank node that finds it at its
 //! start removes what it has ([`discard`]), so that no crash leaves a part of a restore.
 //!
-//! Entries are appended to the log first, and applied some time after, because an entry may be skipped by a later one.
+//! Entries are appended to the log first, and applied some time after, because an entry may be skipped by a later one. The digest
+//! of the base, checkpoints and merges run beside that.
 
 mod files;
 mod stream;
+#[allow(clippy::disallowed_methods, reason = "starts threads, and logs how long their work took")]
+mod upkeep;
 
 use std::collections::VecDeque;
-use std::ops::ControlFlow;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -24,6 +26,7 @@ use tokio::sync::watch;
 
 use self::files::Files;
 use self::stream::Position;
+use self::upkeep::Upkeep;
 use super::membership;
 use super::metrics::Metrics;
 use super::snapshots::{Incoming, SnapshotId, Snapshots};
@@ -74,6 +77,9 @@ pub struct Parts {
     pub machine: Option<Arc<dyn Driven>>,
     pub metrics: Arc<Metrics>,
     pub sizes: Sizes,
+    /// Whether the digest, checkpoints and merges run on threads beside the replay. Otherwise they are done in its calls, so
+    /// that the order of all operations depends on nothing else.
+    pub threads: bool,
 }
 
 /// How far a restore is, for the status.
@@ -120,7 +126,7 @@ pub struct Restore {
 struct Replay {
     applier: Applier,
     base_keys: u64,
-    base_digest: u64,
+    upkeep: Upkeep,
     /// Entries that are not in the log yet, and their bytes.
     pending: Vec<LogEntry>,
     pending_bytes: u64,
@@ -228,7 +234,7 @@ impl Restore {
         let suspects = suspects.map_err(|source| io("open", &self.parts.dir, source))?;
         self.replay = Some(Replay {
             base_keys: store.key_count(),
-            base_digest: store.state_digest()?,
+            upkeep: Upkeep::begin(store, self.parts.sizes.overlay, &self.parts.metrics, self.parts.threads)?,
             applier: Applier {
                 store: store.clone(),
                 snapshots: Arc::clone(&self.parts.snapshots),
@@ -279,16 +285,14 @@ impl Restore {
     fn apply_through(&mut self, through: u64) -> Result<(), Error> {
         let (replay, (wal, _)) =
             (self.replay.as_mut().ok_or_else(without_base)?, self.log.as_mut().ok_or_else(without_log)?);
-        let Sizes { chunk, overlay, .. } = self.parts.sizes;
+        let chunk = self.parts.sizes.chunk;
         while replay.next_index <= through {
             let found = wal.reader().read(replay.next_index, through + 1, chunk).map_err(wal_error)?;
             let found = found.ok_or_else(without_log)?;
             replay.next_index += found.len() as u64;
             let entries = found.iter().map(decode).collect::<Result<Vec<_>, _>>()?;
             replay.apply(entries)?;
-            if self.parts.store.overlay_bytes() >= overlay {
-                let Applied { index, term } = self.parts.store.checkpoint()?;
-                while self.parts.store.merge_runs(false, |_| ControlFlow::Continue(()))? {}
+            if let Some(Applied { index, term }) = replay.upkeep.applied()? {
                 wal.purge(Base { index, term }).map_err(wal_error)?;
             }
         }
@@ -328,15 +332,17 @@ impl Restore {
                 format!("the state is at entry {index} after all entries up to {}", plan.last_index);
             return Err(Error::new(ErrorCode::Internal, message));
         }
+        let Replay { base_keys, upkeep, .. } = replay;
+        let base_digest = upkeep.finish()?;
+        tracing::info!("the digest of the base and all checkpoints of the restore are complete");
         let first = Base { index: index + 1, term: term + 1 };
         let restored = Restored {
             membership: Some(membership_of(plan, own, first.index)),
             index,
-            base_keys: replay.base_keys,
-            base_digest: format!("{:016x}", replay.base_digest),
+            base_keys,
+            base_digest: format!("{base_digest:016x}"),
             keys: store.key_count(),
         };
-        drop(replay);
         let applied = Applied { index: first.index, term: first.term };
         store.begin_cluster(applied, restored.membership.clone().unwrap_or_default())?;
         if faults::restore_is_checkpointed() {
@@ -346,6 +352,10 @@ impl Restore {
         append(wal, Batch { reset: Some(first), entries: Vec::new(), hard_state: Some(hard_state) })?;
         parts.snapshots.write(store, true)?;
         files.record(&plan.cluster_id, &restored)?;
+        tracing::info!(
+            index = first.index,
+            "the first checkpoint and snapshot of the restored cluster are written"
+        );
         Ok(restored)
     }
 

@@ -167,7 +167,12 @@ impl View {
         start: &[u8],
         end: Option<&[u8]>,
     ) -> impl Iterator<Item = Result<(Bytes, Bytes)>> + Send + use<> {
-        self.pairs(start, end, Order::Ascending)
+        self.pairs(start, end, Order::Ascending, Caching::Fill)
+    }
+
+    /// Returns all live pairs in key order, past the cache: a scan of everything would replace what reads need.
+    pub fn all(&self) -> impl Iterator<Item = Result<(Bytes, Bytes)>> + Send + use<> {
+        self.pairs(b"", None, Order::Ascending, Caching::Bypass)
     }
 
     /// Returns the pairs of [`View::range`] in descending order.
@@ -176,7 +181,7 @@ impl View {
         start: &[u8],
         end: Option<&[u8]>,
     ) -> impl Iterator<Item = Result<(Bytes, Bytes)>> + Send + use<> {
-        self.pairs(start, end, Order::Descending)
+        self.pairs(start, end, Order::Descending, Caching::Fill)
     }
 
     fn pairs(
@@ -184,9 +189,10 @@ impl View {
         start: &[u8],
         end: Option<&[u8]>,
         order: Order,
+        caching: Caching,
     ) -> impl Iterator<Item = Result<(Bytes, Bytes)>> + Send + use<> {
         let (start, end) = (Bytes::copy_from_slice(start), end.map(Bytes::copy_from_slice));
-        let merged = merge(self.uppers(), self.bottom(), Scan { start, end, order, caching: Caching::Fill });
+        let merged = merge(self.uppers(), self.bottom(), Scan { start, end, order, caching });
         merged.filter_map(|found| match found {
             Ok((key, slot)) => slot.map(|value| Ok((key, value))),
             Err(error) => Some(Err(error)),

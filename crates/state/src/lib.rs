@@ -66,7 +66,7 @@ pub use set_writer::SetWriter;
 pub use sizes::MAX_ELEMENT_BYTES;
 pub use sizes::{MAX_KEY_BYTES, check as check_sizes};
 pub use snapshot::SnapshotMeta;
-pub use snapshot_digest::{SnapshotSummary, snapshot_digest};
+pub use snapshot_digest::{Records, SnapshotSummary, snapshot_digest};
 pub use snapshot_set::snapshot_files;
 pub use store::{Scanned, Store, StoreOptions};
 pub use transaction::MAX_ANSWER_BYTES as MAX_TRANSACTION_ANSWER_BYTES;

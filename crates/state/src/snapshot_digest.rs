@@ -1,15 +1,17 @@
-//! The content of a snapshot in figures: its clock, its number of keys, and a digest of its records.
+//! The content of a snapshot, or of the last checkpoint, in figures: its clock, its number of keys, and a digest of its records.
 
 use std::path::Path;
 use std::sync::Arc;
 
 use helios_storage::disk::Disk;
 
-use super::StateError;
+use super::engines::{Backend, StateEngine};
+use super::meta::Digest;
 use super::restore::read_pairs;
 use super::snapshot::Reader;
 use super::snapshot_set::SetReader;
 use super::snapshot_write;
+use super::{StateError, Store};
 
 /// Pairs between two checks whether the digest is still wanted.
 const PAIRS_PER_CHECK: u64 = 4_096;
@@ -44,6 +46,21 @@ pub fn snapshot_digest(
     path: &Path,
     is_cancelled: impl Fn() -> bool,
 ) -> Result<Option<u64>, StateError> {
+    digest_unless(is_cancelled, |each| {
+        if disk.is_dir(path) {
+            let view = SetReader::open(disk.as_ref(), path)?.view(disk, path)?;
+            snapshot_write::digest_until(&view, each)
+        } else {
+            read_pairs(Reader::open(disk.as_ref(), path)?, |_, _| each())
+        }
+    })
+}
+
+/// Computes a digest by `compute`, which calls its argument for each pair. `None` once `is_cancelled` returns true.
+fn digest_unless(
+    is_cancelled: impl Fn() -> bool,
+    compute: impl FnOnce(&mut dyn FnMut() -> Result<(), StateError>) -> Result<Digest, StateError>,
+) -> Result<Option<u64>, StateError> {
     let (mut pairs, mut was_cancelled) = (0u64, false);
     let mut each = || {
         pairs += 1;
@@ -53,15 +70,55 @@ pub fn snapshot_digest(
             false => Ok(()),
         }
     };
-    let digest = if disk.is_dir(path) {
-        let view = SetReader::open(disk.as_ref(), path)?.view(disk, path)?;
-        snapshot_write::digest_until(&view, each)
-    } else {
-        read_pairs(Reader::open(disk.as_ref(), path)?, |_, _| each())
-    };
-    match digest {
+    match compute(&mut each) {
         Err(_) if was_cancelled => Ok(None),
         digest => digest.map(|digest| Some(digest.value())),
+    }
+}
+
+/// All records of one checkpoint. They stay as they are while the state changes.
+pub struct Records {
+    store: Store,
+    content: Content,
+}
+
+enum Content {
+    /// An engine that is modified in place counts the digest.
+    Digest(Digest),
+    View(Arc<dyn StateEngine>),
+}
+
+impl Store {
+    /// Returns the records of the last checkpoint.
+    pub fn checkpoint_records(&self) -> Result<Records, StateError> {
+        self.check()?;
+        let image = self.inner.image();
+        let content = match &image.backend {
+            Backend::InPlace(_) => Content::Digest(image.record.digest),
+            Backend::Runs(_) => Content::View(image.backend.reader()),
+        };
+        Ok(Records { store: self.clone(), content })
+    }
+
+    /// Returns the digest of all records of the last checkpoint, the same on every member at its index whatever the
+    /// engine. With the engine `runs` it reads the whole state.
+    pub fn state_digest(&self) -> Result<u64, StateError> {
+        let digest = self.checkpoint_records()?.digest(|| false)?;
+        digest.ok_or_else(|| StateError::Stopped("the digest was not computed".to_owned()))
+    }
+}
+
+impl Records {
+    /// Returns the digest of the records; `None` once `is_cancelled` returns true. With the engine `runs` it reads the whole
+    /// state.
+    pub fn digest(&self, is_cancelled: impl Fn() -> bool) -> Result<Option<u64>, StateError> {
+        let computed = match &self.content {
+            Content::Digest(digest) => Ok(Some(digest.value())),
+            Content::View(view) => {
+                digest_unless(is_cancelled, |each| snapshot_write::digest_until(view.as_ref(), each))
+            }
+        };
+        computed.map_err(|error| self.store.note_damage(error))
     }
 }
 
@@ -71,7 +128,7 @@ mod tests {
     use helios_storage::disk;
 
     use super::*;
-    use crate::{EngineKind, Store, StoreOptions};
+    use crate::{EngineKind, StoreOptions};
 
     fn set(key: &str, value: &str, expire_at_ms: Option<u64>) -> Command {
         let set = Set {

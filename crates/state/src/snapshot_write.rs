@@ -41,19 +41,6 @@ impl Store {
         }
         SnapshotMeta::read(self.inner.disk.as_ref(), path)
     }
-
-    /// Returns the digest of all records of the last checkpoint, the same on every member at its index whatever the
-    /// engine. With the engine `runs` it reads the whole state.
-    pub fn state_digest(&self) -> Result<u64, StateError> {
-        self.check()?;
-        let (engine, known) = {
-            let image = self.inner.image();
-            let is_counted = matches!(image.backend, Backend::InPlace(_));
-            (image.backend.reader(), is_counted.then_some(image.record.digest))
-        };
-        let computed = known.map_or_else(|| digest(engine.as_ref()), Ok);
-        computed.map(Digest::value).map_err(|error| self.note_damage(error))
-    }
 }
 
 #[cfg(any(test, feature = "simulation"))]
@@ -80,7 +67,7 @@ pub(super) fn digest_until(
     mut each: impl FnMut() -> Result<(), StateError>,
 ) -> Result<Digest, StateError> {
     let mut digest = Digest::default();
-    for pair in engine.range(b"", None) {
+    for pair in engine.all() {
         let (key, value) = pair.map_err(StateError::engine("read"))?;
         each()?;
         if key != META_KEY {
@@ -99,7 +86,7 @@ fn has_any(engine: &dyn StateEngine, start: &[u8], end: &[u8]) -> Result<bool, S
 /// damaged engine must not be sent to other members.
 fn write_pairs(writer: &mut Writer, engine: &dyn StateEngine, record: &Record) -> Result<(), StateError> {
     let mut digest = Digest::default();
-    for pair in engine.range(b"", None) {
+    for pair in engine.all() {
         let (key, value) = pair.map_err(StateError::engine("read"))?;
         if key == META_KEY {
             continue;

@@ -79,6 +79,7 @@ impl Node {
             machine: self.0.machine.clone(),
             metrics: Arc::clone(&self.0.metrics),
             sizes: Sizes::default(),
+            threads: true,
         };
         tracing::warn!(
             cluster = %plan.cluster_id, source = %plan.source, base = plan.base.index, bytes = plan.base.size_bytes,

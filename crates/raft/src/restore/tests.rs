@@ -185,6 +185,10 @@ fn open(disk: &SimDisk, engine: EngineKind) -> Outcome<Process> {
 }
 
 fn begin(process: Process, backup: &Backup) -> (DataDir, Restore) {
+    begin_with(process, backup, false)
+}
+
+fn begin_with(process: Process, backup: &Backup, threads: bool) -> (DataDir, Restore) {
     let Process { data_dir, disk, store, snapshots, log } = process;
     let parts = Parts {
         disk,
@@ -197,6 +201,7 @@ fn begin(process: Process, backup: &Backup) -> (DataDir, Restore) {
         machine: None,
         metrics: Metrics::new(&mut Registry::default()),
         sizes: SIZES,
+        threads,
     };
     (data_dir, Restore::new(parts, Plan::of(&backup.header).unwrap(), log))
 }
@@ -224,7 +229,11 @@ fn send(restore: &mut Restore, backup: &Backup) -> Result<(), Error> {
 
 /// Executes a whole restore, as the node does.
 fn restore(disk: &SimDisk, engine: EngineKind, backup: &Backup) -> Outcome<Restored> {
-    let (mut data_dir, mut restore) = begin(open(disk, engine)?, backup);
+    restore_with(disk, engine, backup, false)
+}
+
+fn restore_with(disk: &SimDisk, engine: EngineKind, backup: &Backup, threads: bool) -> Outcome<Restored> {
+    let (mut data_dir, mut restore) = begin_with(open(disk, engine)?, backup, threads);
     send(&mut restore, backup)?;
     let ((mut wal, recovered), restored) = restore.finish(own())?;
     drop(recover(&mut wal, recovered, &restore.parts.store, &restore.parts.snapshots)?);
@@ -274,11 +283,32 @@ const KINDS: [(EngineKind, EngineKind, bool); 4] = [
 fn restored_node_has_the_state_of_the_log_up_to_the_last_index() {
     for (engine, source, is_set) in KINDS {
         let backup = backup(source, is_set);
-        let disk = SimDisk::new(1);
-        let restored = restore(&disk, engine, &backup).unwrap();
-        assert_eq!(restored.base_digest, format!("{:016x}", backup.base_digest));
-        assert_eq!((restored.index, restored.base_keys > 10), (LAST, true));
-        assert!(start(&disk, engine, &backup));
+        for threads in [false, true] {
+            let disk = SimDisk::new(1);
+            let restored = restore_with(&disk, engine, &backup, threads).unwrap();
+            assert_eq!(restored.base_digest, format!("{:016x}", backup.base_digest));
+            assert_eq!((restored.index, restored.base_keys > 10), (LAST, true));
+            assert!(start(&disk, engine, &backup));
+        }
+    }
+}
+
+/// The order of the operations is that of the threads, so that each run cuts at other ones.
+#[test]
+fn power_cut_while_the_threads_of_a_restore_run_leaves_a_blank_node_or_the_restored_member() {
+    for (engine, source, is_set) in [KINDS[0], KINDS[2]] {
+        let backup = backup(source, is_set);
+        for operations in (0..400).step_by(7) {
+            let disk = SimDisk::new(operations);
+            disk.cut_power_after(operations);
+            let outcome = restore_with(&disk, engine, &backup, true);
+            assert!(outcome.is_ok() || disk.is_cut(), "{:?}", outcome.err());
+            disk.crash();
+            if !start(&disk, engine, &backup) {
+                restore_with(&disk, engine, &backup, true).unwrap();
+                assert!(start(&disk, engine, &backup));
+            }
+        }
     }
 }
 

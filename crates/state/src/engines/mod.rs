@@ -45,6 +45,11 @@ pub trait StateEngine: Send + Sync {
     /// Returns the pairs of [`StateEngine::range`] in descending order.
     fn range_back<'a>(&'a self, start: &[u8], end: Option<&[u8]>) -> PairIter<'a>;
 
+    /// Returns all pairs in key order, each read once: they do not replace others in a cache.
+    fn all(&self) -> PairIter<'_> {
+        self.range(b"", None)
+    }
+
     /// Returns the approximate size in bytes on disk, or in memory for an engine without files.
     fn size_bytes(&self) -> u64;
 

@@ -24,6 +24,10 @@ impl StateEngine for View {
         Box::new(self.range_back(start, end).map(|pair| pair.map_err(EngineError::from)))
     }
 
+    fn all(&self) -> PairIter<'_> {
+        Box::new(self.all().map(|pair| pair.map_err(EngineError::from)))
+    }
+
     fn size_bytes(&self) -> u64 {
         self.bytes()
     }
