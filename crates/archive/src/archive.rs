@@ -206,7 +206,9 @@ impl Archive {
 }
 
 /// Runs work of many milliseconds where it delays no other task.
-async fn blocking<T: Send + 'static>(work: impl FnOnce() -> Result<T> + Send + 'static) -> Result<T> {
+pub(crate) async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T> + Send + 'static,
+) -> Result<T> {
     let done = tokio::task::spawn_blocking(work).await;
     done.unwrap_or_else(|e| Err(ArchiveError::Invalid(format!("a task of the archive ended: {e}"))))
 }

@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use helios_archive::base::{BaseReader, BaseWriter, Begun};
 use helios_archive::plan::Target;
-use helios_archive::{Archive, ArchiveError, Keyring};
+use helios_archive::{Archive, ArchiveError, Keyring, Object};
 use object_store::memory::InMemory;
 
 use common::{
@@ -142,6 +142,24 @@ async fn interrupted_base_resumes_at_the_next_part() {
     assert_eq!((manifest.bytes, manifest.parts.len()), (BASE as u64, 3));
     assert_eq!(read_base(&archive, manifest.id()).await.unwrap(), bytes);
     assert!(matches!(begin().await, Begun::Complete(_)));
+}
+
+#[tokio::test]
+async fn parts_after_a_missing_one_are_removed_and_written_again() {
+    let archive = archive(Arc::new(InMemory::new()), keyring());
+    let bytes = content(BASE);
+    let begin = async || BaseWriter::begin(&archive, request(10), common::options()).await.unwrap();
+    let Begun::Writer(mut writer) = begin().await else { panic!("it is complete") };
+    writer.write(&mut &bytes[..]).await.unwrap();
+    drop(writer);
+    // Parts are stored out of order: the process was killed before it had stored the first one.
+    archive.delete(Object::Part(request(10).id, 0)).await.unwrap();
+    let Begun::Writer(mut writer) = begin().await else { panic!("it is complete") };
+    assert_eq!(writer.offset(), 0);
+    assert!(archive.catalog().await.unwrap().bases[&request(10).id].parts.is_empty());
+    writer.write(&mut &bytes[..]).await.unwrap();
+    let manifest = writer.finish(9).await.unwrap();
+    assert_eq!(read_base(&archive, manifest.id()).await.unwrap(), bytes);
 }
 
 #[tokio::test]

@@ -1,10 +1,14 @@
-//! The reader of a base. It hands out a part when every byte of it is checked.
+//! The reader of a base. It hands out a part when every byte of it is checked. The next parts ([`in_flight`]) are read and
+//! opened while the caller has the one before them.
+
+use std::collections::VecDeque;
 
 use bytes::{Buf as _, Bytes};
 use ring::digest::{Context, SHA256};
+use tokio::task::JoinHandle;
 
-use super::{FORMAT, Manifest};
-use crate::crypto::{finish, hex, sha256};
+use super::{FORMAT, Manifest, Part, in_flight, sha256_of};
+use crate::crypto::{finish, hex};
 use crate::layout::{BaseId, Object};
 use crate::{Archive, ArchiveError, Result};
 
@@ -12,6 +16,8 @@ pub struct BaseReader {
     archive: Archive,
     manifest: Manifest,
     next: usize,
+    /// Parts from `next` on that are being read.
+    ahead: VecDeque<Reading>,
     /// Content of the next part that is skipped.
     skip: u64,
     /// Hash of the content, if it is read from its begin.
@@ -22,7 +28,7 @@ impl BaseReader {
     pub async fn open(archive: &Archive, base: BaseId) -> Result<Self> {
         let manifest = read_manifest(archive, base).await?;
         let hash = Some(Context::new(&SHA256));
-        Ok(Self { archive: archive.clone(), manifest, next: 0, skip: 0, hash })
+        Ok(Self { archive: archive.clone(), manifest, next: 0, ahead: VecDeque::new(), skip: 0, hash })
     }
 
     /// Resumes at `offset` of the content.
@@ -53,23 +59,19 @@ impl BaseReader {
 
     /// Content of the next part; `None` after the last one.
     pub async fn next(&mut self) -> Result<Option<Bytes>> {
-        let Some(part) = self.manifest.parts.get(self.next) else {
-            return Ok(None);
-        };
-        let object = Object::Part(self.manifest.id(), self.next as u16);
-        let name = self.archive.name(object);
-        let stored = self.archive.stored(object).await?;
-        if stored.len() as u64 != part.stored_bytes {
-            let reason = format!("it has {} bytes, its manifest says {}", stored.len(), part.stored_bytes);
-            return Err(ArchiveError::damaged(&name, reason));
+        let in_flight = in_flight(self.manifest.parts.first().map_or(0, |part| part.bytes));
+        let first = self.next + self.ahead.len();
+        for (number, part) in self.manifest.parts.iter().enumerate().take(self.next + in_flight).skip(first) {
+            let object = Object::Part(self.manifest.id(), number as u16);
+            let read = read_part(self.archive.clone(), object, part.clone());
+            self.ahead.push_back(Reading(tokio::spawn(read)));
         }
-        if hex::encode(&sha256(&[&stored])) != part.sha256 {
-            return Err(ArchiveError::damaged(&name, "its SHA-256 is not the one of its manifest"));
-        }
-        let mut content = self.archive.open(object, &stored).await?.content;
-        if content.len() as u64 != part.bytes {
-            return Err(ArchiveError::damaged(&name, "its content has another length than in its manifest"));
-        }
+        let Some(reading) = self.ahead.front_mut() else { return Ok(None) };
+        let read = (&mut reading.0).await;
+        self.ahead.pop_front();
+        let read = read.map_err(|e| ArchiveError::Invalid(format!("a task of the archive ended: {e}")));
+        // After an error the part is read again, in order.
+        let mut content = read.and_then(|read| read).inspect_err(|_| self.ahead.clear())?;
         self.next += 1;
         if let Some(mut hash) = self.hash.take() {
             hash.update(&content);
@@ -83,6 +85,33 @@ impl BaseReader {
         content.advance(std::mem::take(&mut self.skip) as usize);
         Ok(Some(content))
     }
+}
+
+/// A part that is being read, until this is dropped.
+struct Reading(JoinHandle<Result<Bytes>>);
+
+impl Drop for Reading {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
+}
+
+/// Reads, checks and opens a part.
+async fn read_part(archive: Archive, object: Object, part: Part) -> Result<Bytes> {
+    let name = archive.name(object);
+    let stored = archive.stored(object).await?;
+    if stored.len() as u64 != part.stored_bytes {
+        let reason = format!("it has {} bytes, its manifest says {}", stored.len(), part.stored_bytes);
+        return Err(ArchiveError::damaged(&name, reason));
+    }
+    if sha256_of(&stored).await? != part.sha256 {
+        return Err(ArchiveError::damaged(&name, "its SHA-256 is not the one of its manifest"));
+    }
+    let content = archive.open(object, &stored).await?.content;
+    if content.len() as u64 != part.bytes {
+        return Err(ArchiveError::damaged(&name, "its content has another length than in its manifest"));
+    }
+    Ok(content)
 }
 
 /// Reads the manifest of a base and checks that it is the one of this base.

@@ -1,11 +1,16 @@
-//! The writer of a base. It holds one part, however large the base is.
+//! The writer of a base. However large the base is, it holds the part that is read from the source and those before it that
+//! are sealed and stored ([`in_flight`]).
+
+use std::pin::pin;
 
 use bytes::Bytes;
+use futures::StreamExt as _;
+use futures::stream::FuturesOrdered;
 use ring::digest::{Context, SHA256};
 use tokio::io::{AsyncRead, AsyncReadExt as _};
 
-use super::{FORMAT, Manifest, Part, Source};
-use crate::crypto::{finish, hex, sha256};
+use super::{FORMAT, Manifest, Part, Source, in_flight};
+use crate::crypto::{finish, hex};
 use crate::layout::{BaseId, Object};
 use crate::{Archive, ArchiveError, Result};
 
@@ -98,24 +103,55 @@ impl BaseWriter {
     /// Writes the rest of the content, from [`BaseWriter::offset`] to the end of `source`. After an error, or if the future was
     /// dropped, it can be called again with a source that begins at the offset of then.
     pub async fn write(&mut self, source: &mut (impl AsyncRead + Unpin)) -> Result<()> {
-        loop {
-            let mut part = Vec::with_capacity(self.part_bytes);
-            let mut limited = (&mut *source).take(self.part_bytes as u64);
-            while limited.limit() > 0 && limited.read_buf(&mut part).await? > 0 {}
-            if part.is_empty() && !(self.parts.is_empty()) {
-                return Ok(());
-            }
-            if self.has_end {
-                return Err(ArchiveError::Invalid(format!(
+        let (archive, part_bytes) = (self.archive.clone(), self.part_bytes);
+        let in_flight = in_flight(part_bytes as u64);
+        let mut number = self.parts.len();
+        let mut stored = FuturesOrdered::new();
+        let mut has_end = self.has_end;
+        let read = loop {
+            let part = {
+                let mut read = pin!(read_part(source, part_bytes));
+                loop {
+                    tokio::select! {
+                        biased;
+                        Some(part) = stored.next() => self.add(part?),
+                        part = &mut read => break part,
+                    }
+                }
+            };
+            let content = match part {
+                Ok(content) if content.is_empty() && number > 0 => break Ok(()),
+                Ok(content) => content,
+                Err(error) => break Err(error),
+            };
+            if has_end {
+                break Err(ArchiveError::Invalid(format!(
                     "the source of base {} is longer than at the first attempt",
                     self.request.id
                 )));
             }
-            self.put(part.into()).await?;
-            if self.has_end {
-                return Ok(());
+            if stored.len() == in_flight
+                && let Some(part) = stored.next().await
+            {
+                self.add(part?);
             }
+            has_end = content.len() < part_bytes;
+            stored.push_back(store(&archive, self.part(number)?, content));
+            number += 1;
+            if has_end {
+                break Ok(());
+            }
+        };
+        // Also after an error of the source: the next attempt begins after these parts.
+        while let Some(part) = stored.next().await {
+            self.add(part?);
         }
+        read
+    }
+
+    /// Sets the digest of the state, which the source may compute while its content is read.
+    pub fn set_state_digest(&mut self, digest: String) {
+        self.request.state_digest = Some(digest);
     }
 
     /// Writes the manifest. The base is complete when this returns.
@@ -149,27 +185,15 @@ impl BaseWriter {
         }
     }
 
-    async fn put(&mut self, content: Bytes) -> Result<()> {
-        let object = self.next_part()?;
-        let stored = self.archive.create(object, Vec::new(), content.clone()).await?;
-        self.add(&content, &stored);
-        Ok(())
-    }
-
-    fn add(&mut self, content: &[u8], stored: &[u8]) {
-        self.hash.update(content);
-        self.bytes += content.len() as u64;
+    fn add(&mut self, Stored { content, part }: Stored) {
+        self.hash.update(&content);
+        self.bytes += part.bytes;
         self.has_end = content.len() < self.part_bytes;
-        self.parts.push(Part {
-            bytes: content.len() as u64,
-            stored_bytes: stored.len() as u64,
-            sha256: hex::encode(&sha256(&[stored])),
-        });
+        self.parts.push(part);
     }
 
-    fn next_part(&self) -> Result<Object> {
-        let number = u16::try_from(self.parts.len());
-        let number = number.map_err(|_| {
+    fn part(&self, number: usize) -> Result<Object> {
+        let number = u16::try_from(number).map_err(|_| {
             ArchiveError::Invalid(format!("base {} has more than 65536 parts", self.request.id))
         })?;
         Ok(Object::Part(self.request.id, number))
@@ -177,21 +201,32 @@ impl BaseWriter {
 
     async fn resume(&mut self) -> Result<()> {
         while !self.has_end {
-            let object = self.next_part()?;
+            let object = self.part(self.parts.len())?;
             let opened = match self.archive.stored(object).await {
                 Ok(stored) => self.archive.open(object, &stored).await.map(|opened| (opened, stored)),
                 Err(error) => Err(error),
             };
             match opened {
                 Ok((opened, stored)) if opened.content.len() <= self.part_bytes => {
-                    self.add(&opened.content, &stored);
+                    let part = Part::of(&opened.content, &stored).await?;
+                    self.add(Stored { content: opened.content, part });
                 }
-                Err(ArchiveError::Missing { .. }) => return Ok(()),
                 // Half a part, or one of another key: it is in no manifest, and is written again.
-                Ok(_) => return self.archive.delete(object).await,
-                Err(error) if error.is_damage() => return self.archive.delete(object).await,
+                Ok(_) => break,
+                Err(error) if error.is_damage() || matches!(error, ArchiveError::Missing { .. }) => break,
                 Err(error) => return Err(error),
             }
+        }
+        // Parts are stored out of order, so that there may be later ones, and these may be half a part too.
+        self.delete_parts(self.parts.len()).await
+    }
+
+    async fn delete_parts(&self, first: usize) -> Result<()> {
+        let id = self.request.id;
+        let catalog = self.archive.catalog().await?;
+        let parts = catalog.bases.get(&id).map(|base| base.parts.clone()).unwrap_or_default();
+        for part in parts.into_iter().filter(|part| usize::from(*part) >= first) {
+            self.archive.delete(Object::Part(id, part)).await?;
         }
         Ok(())
     }
@@ -199,16 +234,32 @@ impl BaseWriter {
     /// Removes what a write of other content left.
     async fn discard(&mut self, source: &Source) -> Result<()> {
         let id = self.request.id;
-        let catalog = self.archive.catalog().await?;
-        let parts = catalog.bases.get(&id).map(|base| base.parts.clone()).unwrap_or_default();
         // The identity last: until it is gone, the next attempt discards again.
-        for part in parts {
-            self.archive.delete(Object::Part(id, part)).await?;
-        }
+        self.delete_parts(0).await?;
         self.archive.delete(Object::Source(id)).await?;
         match self.archive.create_document(Object::Source(id), source).await? {
             None => Ok(()),
             Some(_) => Err(ArchiveError::Forked { object: self.archive.name(Object::Source(id)) }),
         }
     }
+}
+
+/// A part that the store has.
+struct Stored {
+    content: Bytes,
+    part: Part,
+}
+
+async fn store(archive: &Archive, object: Object, content: Bytes) -> Result<Stored> {
+    let stored = archive.create(object, Vec::new(), content.clone()).await?;
+    let part = Part::of(&content, &stored).await?;
+    Ok(Stored { content, part })
+}
+
+/// Reads `part_bytes` of the source, less at its end.
+async fn read_part(source: &mut (impl AsyncRead + Unpin), part_bytes: usize) -> Result<Bytes> {
+    let mut part = Vec::with_capacity(part_bytes);
+    let mut limited = source.take(part_bytes as u64);
+    while limited.limit() > 0 && limited.read_buf(&mut part).await? > 0 {}
+    Ok(part.into())
 }
