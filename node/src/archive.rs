@@ -7,12 +7,13 @@ mod log;
 use std::sync::{Arc, Mutex};
 
 use helios_proto::v1::{ErrorCode, HoldRequest, HoldResponse};
+use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::gauge::Gauge;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use crate::error::Error;
 use crate::node::{ActiveMember, Node};
-use crate::raft::Pinned;
+use crate::raft::{Pinned, RaftHandle, Role};
 
 /// Limit of the bases that are sent at once.
 pub const MAX_BASES: usize = 2;
@@ -66,6 +67,11 @@ impl Archive {
         Err(Error::new(ErrorCode::WrongCluster, message))
     }
 
+    fn sent(&self, member: &ActiveMember) -> Sent {
+        let as_leader = self.node.inner().metrics.archive_sent_as_leader_bytes.clone();
+        Sent { raft: member.raft.clone(), as_leader }
+    }
+
     fn slot(&self, slots: &Arc<Semaphore>, limit: usize, what: &str) -> Result<Slot, Error> {
         let permit = Arc::clone(slots).try_acquire_owned().map_err(|_| {
             let message = format!("this member sends {limit} {what} already (fixed): use another member");
@@ -74,6 +80,20 @@ impl Archive {
         let open = self.node.inner().metrics.archive_streams.clone();
         open.inc();
         Ok(Slot { _permit: permit, open })
+    }
+}
+
+/// Counts what is sent while this member is the leader.
+struct Sent {
+    raft: RaftHandle,
+    as_leader: Counter,
+}
+
+impl Sent {
+    fn count(&self, bytes: usize) {
+        if self.raft.status().role == Role::Leader {
+            self.as_leader.inc_by(bytes as u64);
+        }
     }
 }
 

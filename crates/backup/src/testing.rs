@@ -36,12 +36,23 @@ pub struct Facts {
     pub holds: Vec<u64>,
     /// Number of streams of bases that end after half of the bytes.
     pub broken_bases: usize,
+    pub digest: Digest,
     /// Offsets at which streams of bases began.
     pub offsets: Vec<u64>,
     /// Authorization of the last call.
     pub authorization: Option<String>,
     /// The process ended: all calls fail.
     is_dead: bool,
+}
+
+/// How a member sends the digest of a base.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Digest {
+    AtEnd,
+    /// As a member of a build without `BaseRequest.digest_at_end`.
+    InHeader,
+    /// The snapshot is found to be damaged when all of it was sent.
+    Damaged,
 }
 
 /// A handle on a member that runs until it is dropped.
@@ -74,6 +85,7 @@ impl Member {
             first_index: 1,
             holds: Vec::new(),
             broken_bases: 0,
+            digest: Digest::AtEnd,
             offsets: Vec::new(),
             authorization: None,
             is_dead: false,
@@ -169,7 +181,8 @@ impl Archive for Service {
     async fn base(&self, request: Request<BaseRequest>) -> Result<Response<Self::BaseStream>, Status> {
         let mut facts = self.0.lock().unwrap();
         let last = facts.log.last().unwrap().clone();
-        let resume = request.into_inner().resume;
+        let BaseRequest { resume, with_digest, digest_at_end, .. } = request.into_inner();
+        let has_end = with_digest && digest_at_end && facts.digest != Digest::InHeader;
         // The snapshot is kept for a resumed transfer.
         let index = resume.as_ref().map_or(last.index, |header| header.index);
         let content = base_content(index);
@@ -185,7 +198,10 @@ impl Archive for Service {
             version: 1,
             size_bytes: content.len() as u64,
             crc32c: crc32c::crc32c(&content),
-            state_digest: if resume.is_none() { format!("{index:016x}") } else { String::new() },
+            state_digest: match with_digest && !has_end && resume.is_none() {
+                true => format!("{index:016x}"),
+                false => String::new(),
+            },
             offset: resume.map(|header| header.offset).unwrap_or_default(),
         };
         facts.offsets.push(header.offset);
@@ -203,6 +219,11 @@ impl Archive for Service {
         }
         if is_broken {
             chunks.push(Err(error(ErrorCode::PeerUnreachable, "the process ended")));
+        } else if facts.digest == Digest::Damaged {
+            chunks.push(Err(error(ErrorCode::Corruption, "the snapshot is damaged")));
+        } else if has_end {
+            let end = BaseEnd { state_digest: format!("{index:016x}") };
+            chunks.push(Ok(BaseChunk { kind: Some(Kind::End(end)), crc32c: None }));
         }
         Ok(Response::new(Box::pin(futures::stream::iter(chunks))))
     }

@@ -4,9 +4,10 @@ use std::num::NonZeroU64;
 use std::sync::{Arc, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use futures::{Stream, stream};
+use futures::future::BoxFuture;
+use futures::{FutureExt as _, Stream, stream};
 use helios_proto::v1::{
-    BaseChunk, BaseHeader, BaseRequest, ErrorCode, SnapshotChunk, base_chunk, snapshot_chunk,
+    BaseChunk, BaseEnd, BaseHeader, BaseRequest, ErrorCode, SnapshotChunk, base_chunk, snapshot_chunk,
 };
 use prometheus_client::metrics::gauge::Gauge;
 use tokio::sync::{mpsc, oneshot};
@@ -49,9 +50,15 @@ impl Archive {
         let member = self.node.active()?;
         let slot = self.slot(&self.bases, MAX_BASES, "bases")?;
         self.check_files()?;
+        let at_end = request.with_digest && request.digest_at_end;
         let base = match self.resumed(request.resume).await {
             Some(base) => base,
-            None => self.take(member, request.with_digest).await?,
+            None if at_end => self.take(member).await?,
+            None => self.checked(self.take(member).await?, request.with_digest).await?,
+        };
+        let digest = match at_end {
+            true => Some(digest(self.node.snapshots(), &base.pinned, self.disk_full())?.boxed()),
+            false => None,
         };
         let header = self.header(member, &base);
         let Base { pinned, meta, mut outgoing, offset, .. } = base;
@@ -61,23 +68,46 @@ impl Archive {
         let limits = vec![Arc::clone(self.node.bandwidth()), Arc::new(Bandwidth::new(own))];
         let sent_bytes = self.node.inner().metrics.archive_sent_bytes.clone();
         let (chunks, received) = mpsc::channel(CHUNKS);
-        let archive = Arc::clone(self);
+        let (ended, end) = oneshot::channel();
+        let (archive, started) = (Arc::clone(self), Instant::now());
         tokio::spawn(async move {
             let _slot = slot;
-            if !read_chunks(outgoing, header_of(&meta), chunks, Pace { limits, sent_bytes }).await {
-                archive.keep(pinned);
+            let index = meta.index;
+            let is_read = read_chunks(outgoing, header_of(&meta), chunks, Pace { limits, sent_bytes }).await;
+            let read_ms = millis(started);
+            // The digest may still be computed.
+            match end.await {
+                Ok(()) if is_read => {
+                    tracing::info!(index, read_ms, took_ms = millis(started), "the base is sent");
+                }
+                _ => archive.keep(pinned),
             }
         });
-        let missing_bytes = header.size_bytes - offset;
-        let disk_full = self.node.inner().metrics.disk_full.clone();
-        let sending = Sending { chunks: received, header: Some(header), missing_bytes, disk_full };
-        Ok(stream::unfold(Some(sending), |sending| async {
-            let mut sending = sending?;
+        let sending = Sending {
+            chunks: received,
+            missing_bytes: header.size_bytes - offset,
+            header: Some(header),
+            digest,
+            ended: Some(ended),
+            disk_full: self.disk_full(),
+        };
+        Ok(stream::unfold(Some((sending, self.sent(member))), |state| async {
+            let (mut sending, sent) = state?;
             match sending.next().await {
-                Ok(chunk) => Some((Ok(chunk?), Some(sending))),
+                Ok(chunk) => {
+                    let chunk = chunk?;
+                    if let Some(base_chunk::Kind::Data(data)) = &chunk.kind {
+                        sent.count(data.len());
+                    }
+                    Some((Ok(chunk), Some((sending, sent))))
+                }
                 Err(error) => Some((Err(error.into()), None)),
             }
         }))
+    }
+
+    fn disk_full(&self) -> Gauge {
+        self.node.inner().metrics.disk_full.clone()
     }
 
     /// # Errors
@@ -114,22 +144,27 @@ impl Archive {
     }
 
     /// Opens a snapshot of everything applied here, an existing one if there is one.
-    async fn take(&self, member: &ActiveMember, with_digest: bool) -> Result<Base, Error> {
+    async fn take(&self, member: &ActiveMember) -> Result<Base, Error> {
         let snapshots = self.node.snapshots();
         let applied = member.raft.applied_index();
         let newest = member.raft.status().snapshot_index;
         let existing = (newest >= applied).then_some(newest);
         let place = Arc::clone(snapshots);
         let existing = blocking(move || Ok(existing.and_then(|index| open(&place, index).ok()))).await?;
-        let base = match existing {
-            Some(base) => base,
+        match existing {
+            Some(base) => Ok(base),
             None => {
                 let (index, place) = (self.node.take_snapshot().await?, Arc::clone(snapshots));
-                blocking(move || open(&place, index)).await?
+                blocking(move || open(&place, index)).await
             }
-        };
+        }
+    }
+
+    /// Checks the base before its first byte is sent, and computes its digest if it is wanted.
+    async fn checked(&self, base: Base, with_digest: bool) -> Result<Base, Error> {
+        let snapshots = self.node.snapshots();
         let state_digest = match with_digest {
-            true => format!("{:016x}", digest(snapshots, &base.pinned).await?),
+            true => digest(snapshots, &base.pinned, self.disk_full())?.await?,
             false => check(snapshots, &base).await.map(|()| String::new())?,
         };
         Ok(Base { state_digest, ..base })
@@ -205,29 +240,51 @@ async fn check(snapshots: &Arc<Snapshots>, base: &Base) -> Result<(), Error> {
     blocking(move || snapshots.whole(index).map(drop).ok_or_else(|| damaged(index))).await
 }
 
-/// Computes the digest of all records of the snapshot, on its own thread. Ends early if this future is dropped.
-async fn digest(snapshots: &Arc<Snapshots>, pinned: &Arc<Pinned>) -> Result<u64, Error> {
+/// Begins to compute the digest of all records of the snapshot, on its own thread, which ends early if the future is dropped or
+/// the disk is full. Returns the digest as a header has it.
+fn digest(
+    snapshots: &Arc<Snapshots>,
+    pinned: &Arc<Pinned>,
+    disk_full: Gauge,
+) -> Result<impl Future<Output = Result<String, Error>> + Send + use<>, Error> {
     let (sender, receiver) = oneshot::channel();
-    let (place, source) = (Arc::clone(snapshots), Arc::clone(pinned));
+    let (place, source, is_full) = (Arc::clone(snapshots), Arc::clone(pinned), disk_full.clone());
     let compute = move || {
         lower_priority(NICE);
-        let digest = place.digest(source.path(), || sender.is_closed());
+        let started = Instant::now();
+        let digest = place.digest(source.path(), || sender.is_closed() || is_full.get() != 0);
+        if matches!(digest, Ok(Some(_))) {
+            tracing::info!(
+                index = source.index(),
+                took_ms = millis(started),
+                "the digest of a base is computed"
+            );
+        }
         // The receiver is gone if the digest is not wanted any more.
         drop(sender.send(digest));
     };
     let thread = std::thread::Builder::new().name("base-digest".to_owned()).spawn(compute);
     thread
         .map_err(|error| Error::new(ErrorCode::Overloaded, format!("no thread for the digest: {error}")))?;
-    let ended = || Error::new(ErrorCode::Internal, "the digest of the base was not computed");
-    match receiver.await.map_err(|_| ended())? {
-        Ok(digest) => digest.ok_or_else(ended),
-        Err(error) => {
-            tracing::error!(%error, "the digest of a base cannot be computed");
-            let (place, index) = (Arc::clone(snapshots), pinned.index());
-            // Removes the snapshot if it is damaged, so that it is not used again.
-            blocking(move || Err(place.whole(index).map_or_else(|| damaged(index), |_| error.into()))).await
+    let (snapshots, pinned) = (Arc::clone(snapshots), Arc::clone(pinned));
+    Ok(async move {
+        let ended = || Error::new(ErrorCode::Internal, "the digest of the base was not computed");
+        match receiver.await.map_err(|_| ended())? {
+            Ok(Some(digest)) => Ok(format!("{digest:016x}")),
+            Ok(None) => Err(check_disk(&disk_full).err().unwrap_or_else(ended)),
+            Err(error) => {
+                tracing::error!(%error, "the digest of a base cannot be computed");
+                let index = pinned.index();
+                // Removes the snapshot if it is damaged, so that it is not used again.
+                blocking(move || Err(snapshots.whole(index).map_or_else(|| damaged(index), |_| error.into())))
+                    .await
+            }
         }
-    }
+    })
+}
+
+fn millis(since: Instant) -> u64 {
+    u64::try_from(since.elapsed().as_millis()).unwrap_or(u64::MAX)
 }
 
 fn damaged(index: u64) -> Error {
@@ -242,31 +299,57 @@ struct Sending {
     chunks: mpsc::Receiver<SnapshotChunk>,
     header: Option<BaseHeader>,
     missing_bytes: u64,
+    /// The digest, if the end of the stream has to have it.
+    digest: Option<BoxFuture<'static, Result<String, Error>>>,
+    /// Notified when everything was handed to the connection.
+    ended: Option<oneshot::Sender<()>>,
     disk_full: Gauge,
 }
 
 impl Sending {
     async fn next(&mut self) -> Result<Option<BaseChunk>, Error> {
-        let chunk = self.chunks.recv().await;
-        if self.disk_full.get() != 0 {
-            // The files of a pinned snapshot may be all that fills the disk.
-            let message =
-                "the disk of this member is full, so it keeps no snapshot for a base: use another member";
-            return Err(Error::new(ErrorCode::DiskFull, message));
-        }
-        let (kind, crc32c) = match chunk {
+        let chunk = match self.chunks.recv().await {
             Some(SnapshotChunk { kind: Some(snapshot_chunk::Kind::Data(data)), crc32c }) => {
                 self.missing_bytes = self.missing_bytes.saturating_sub(data.len() as u64);
-                (base_chunk::Kind::Data(data), crc32c)
+                Some((base_chunk::Kind::Data(data), crc32c))
             }
-            Some(_) => (base_chunk::Kind::Header(self.header.take().unwrap_or_default()), None),
+            Some(_) => Some((base_chunk::Kind::Header(self.header.take().unwrap_or_default()), None)),
             None if self.missing_bytes > 0 => {
+                check_disk(&self.disk_full)?;
                 let message = "the snapshot cannot be read to its end; the log of this member says why";
                 return Err(Error::new(ErrorCode::SnapshotFailed, message));
             }
-            None => return Ok(None),
+            None => match self.digest.take() {
+                Some(digest) => {
+                    let digest = digest.await;
+                    check_disk(&self.disk_full)?;
+                    Some((base_chunk::Kind::End(BaseEnd { state_digest: digest? }), None))
+                }
+                None => None,
+            },
+        };
+        check_disk(&self.disk_full)?;
+        let Some((kind, crc32c)) = chunk else {
+            if let Some(ended) = self.ended.take() {
+                // The receiver is a task, which is gone when the node stops.
+                _ = ended.send(());
+            }
+            return Ok(None);
         };
         Ok(Some(BaseChunk { kind: Some(kind), crc32c }))
+    }
+}
+
+/// # Errors
+/// The disk is full: the files of a pinned snapshot may be all that fills it.
+fn check_disk(disk_full: &Gauge) -> Result<(), Error> {
+    match disk_full.get() {
+        0 => Ok(()),
+        _ => {
+            let message =
+                "the disk of this member is full, so it keeps no snapshot for a base: use another member";
+            Err(Error::new(ErrorCode::DiskFull, message))
+        }
     }
 }
 
@@ -285,7 +368,43 @@ mod tests {
             sender.send(SnapshotChunk { kind: Some(kind), crc32c: None }).await.unwrap();
         }
         let header = Some(BaseHeader { index: 7, ..BaseHeader::default() });
-        Sending { chunks, header, missing_bytes, disk_full: Gauge::default() }
+        Sending { chunks, header, missing_bytes, digest: None, ended: None, disk_full: Gauge::default() }
+    }
+
+    fn with_digest(sending: Sending, digest: Result<String, Error>) -> (Sending, oneshot::Receiver<()>) {
+        let (ended, end) = oneshot::channel();
+        let digest = Some(std::future::ready(digest).boxed());
+        (Sending { digest, ended: Some(ended), ..sending }, end)
+    }
+
+    #[tokio::test]
+    async fn digest_is_the_end_of_a_base_of_which_all_bytes_were_sent() {
+        let (mut whole, mut end) = with_digest(sending(&["ab"], 2).await, Ok("12".to_owned()));
+        for _ in 0..2 {
+            whole.next().await.unwrap().unwrap();
+        }
+        let last = whole.next().await.unwrap().unwrap().kind;
+        assert_eq!(last, Some(base_chunk::Kind::End(BaseEnd { state_digest: "12".to_owned() })));
+        assert!(end.try_recv().is_err(), "the end is on its way");
+        assert_eq!(whole.next().await, Ok(None));
+        assert_eq!(end.try_recv(), Ok(()));
+
+        let (mut cut, _end) = with_digest(sending(&["ab"], 3).await, Ok("12".to_owned()));
+        for _ in 0..2 {
+            cut.next().await.unwrap().unwrap();
+        }
+        assert_eq!(cut.next().await.map_err(|error| error.code), Err(ErrorCode::SnapshotFailed));
+    }
+
+    #[tokio::test]
+    async fn base_that_is_found_damaged_while_it_is_sent_has_an_error_in_place_of_its_end() {
+        let (mut damaged, mut end) = with_digest(sending(&["ab"], 2).await, Err(damaged(7)));
+        for _ in 0..2 {
+            damaged.next().await.unwrap().unwrap();
+        }
+        assert_eq!(damaged.next().await.map_err(|error| error.code), Err(ErrorCode::Corruption));
+        drop(damaged);
+        assert!(end.try_recv().is_err(), "it did not end");
     }
 
     #[tokio::test]

@@ -10,12 +10,11 @@ use futures::{Stream, stream};
 use helios_proto::v1::{ArchivedEntry, ErrorCode, LogChunk, LogRequest};
 use prometheus_client::metrics::counter::Counter;
 use prost::Message as _;
-use prost_raft::Message as _;
-use raft::eraftpb::{Entry, EntryType};
+use raft::eraftpb::EntryType;
 use tokio::time::Instant;
 use tonic::Status;
 
-use super::{Archive, MAX_LOGS, Slot};
+use super::{Archive, MAX_LOGS, Sent, Slot};
 use crate::error::Error;
 use crate::node::NodeError;
 use crate::raft::RaftHandle;
@@ -25,7 +24,8 @@ use crate::wal::{LogEntry, Reader};
 const CHUNK_BYTES: u64 = 1 << 20;
 /// Interval of the chunks of an idle log.
 const IDLE: Duration = Duration::from_secs(1);
-/// Time in which entries are collected once all earlier ones are sent: each read has to find its first one in a segment.
+/// Time in which entries are collected once all earlier ones are sent: each chunk costs a look-up of its first entry in a segment,
+/// and a turn of the archiver. Without it, a member under load sends thousands of chunks of a few entries per second.
 const COLLECT: Duration = Duration::from_millis(50);
 
 impl Archive {
@@ -45,6 +45,7 @@ impl Archive {
             next: request.from_index,
             is_behind: true,
             sent_bytes: self.node.inner().metrics.archive_sent_bytes.clone(),
+            sent: self.sent(member),
             _slot: slot,
         };
         if tail.raft.status().first_index > tail.next {
@@ -66,9 +67,10 @@ struct Tail {
     reader: Reader,
     /// The next entry to send.
     next: u64,
-    /// Whether more entries were applied than the last chunk had.
+    /// Whether more entries were applied when the last chunk was read than it had room for.
     is_behind: bool,
     sent_bytes: Counter,
+    sent: Sent,
     _slot: Slot,
 }
 
@@ -78,8 +80,8 @@ impl Tail {
         let entries = if self.await_next().await? { self.read().await? } else { Vec::new() };
         let bytes: usize = entries.iter().map(|entry| entry.payload.len()).sum();
         self.sent_bytes.inc_by(bytes as u64);
+        self.sent.count(bytes);
         let applied_index = self.raft.applied_index();
-        self.is_behind = applied_index >= self.next;
         Ok(LogChunk { entries, applied_index, wall_ms: helios_service::time::wall_ms() })
     }
 
@@ -107,6 +109,7 @@ impl Tail {
         let found = found.map_err(NodeError::Wal)?.ok_or_else(|| self.purged())?;
         let entries = found.iter().map(archived).collect::<Result<Vec<_>, _>>()?;
         self.next += entries.len() as u64;
+        self.is_behind = self.next < high;
         Ok(entries)
     }
 
@@ -120,6 +123,15 @@ impl Tail {
     }
 }
 
+/// The fields of an entry (`eraftpb.Entry`) that have the clock of its command. The data stays a part of the payload.
+#[derive(Clone, PartialEq, prost::Message)]
+struct Entry {
+    #[prost(int32, tag = "1")]
+    kind: i32,
+    #[prost(bytes = "bytes", tag = "4")]
+    data: Bytes,
+}
+
 /// The clock of a command, without the rest of it.
 #[derive(Clone, PartialEq, prost::Message)]
 struct Clock {
@@ -129,15 +141,14 @@ struct Clock {
 
 fn archived(entry: &LogEntry) -> Result<ArchivedEntry, Error> {
     let LogEntry { index, term, payload } = entry;
-    let corrupt = |error: String| {
+    let corrupt = |error: prost::DecodeError| {
         Error::new(ErrorCode::Corruption, format!("log entry {index} cannot be decoded: {error}"))
     };
-    let decoded = Entry::decode(payload.as_ref()).map_err(|error| corrupt(error.to_string()))?;
-    let now_ms = match decoded.get_entry_type() {
-        EntryType::EntryNormal => {
-            Clock::decode(decoded.data.as_slice()).map_err(|error| corrupt(error.to_string()))?.now_ms
-        }
-        EntryType::EntryConfChange | EntryType::EntryConfChangeV2 => 0,
+    let decoded = Entry::decode(payload.clone()).map_err(corrupt)?;
+    let now_ms = match decoded.kind == EntryType::EntryNormal as i32 {
+        true => Clock::decode(decoded.data).map_err(corrupt)?.now_ms,
+        // A change of the configuration.
+        false => 0,
     };
     // A copy, because the original is a part of all that was read.
     Ok(ArchivedEntry { index: *index, term: *term, now_ms, payload: Bytes::copy_from_slice(payload) })
@@ -146,11 +157,12 @@ fn archived(entry: &LogEntry) -> Result<ArchivedEntry, Error> {
 #[cfg(test)]
 mod tests {
     use helios_proto::v1::{Command, Set, command::Op};
+    use raft::eraftpb;
 
     use super::*;
 
     fn entry(kind: EntryType, data: Vec<u8>) -> LogEntry {
-        let mut entry = Entry { index: 7, term: 3, data, ..Entry::default() };
+        let mut entry = eraftpb::Entry { index: 7, term: 3, data, ..eraftpb::Entry::default() };
         entry.set_entry_type(kind);
         LogEntry { index: 7, term: 3, payload: prost_raft::Message::encode_to_vec(&entry).into() }
     }

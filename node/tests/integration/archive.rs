@@ -168,6 +168,42 @@ async fn base_has_the_same_digest_on_all_members_and_engines_at_one_index() {
     assert_eq!(versions.len(), 2, "sets and files");
 }
 
+/// Receives a base with its digest at the end, from the byte on that its header names; returns the digest.
+async fn digest_at_end(node: &Node, resume: Option<BaseHeader>) -> (BaseHeader, String) {
+    let request = BaseRequest { resume, with_digest: true, digest_at_end: true, ..BaseRequest::default() };
+    let (header, mut stream) = begin(node, request).await;
+    let mut missing = header.size_bytes - header.offset;
+    loop {
+        match next(&mut stream).await.unwrap().expect("the base has no end").kind {
+            Some(base_chunk::Kind::Data(data)) => missing -= data.len() as u64,
+            Some(base_chunk::Kind::End(end)) => {
+                assert_eq!(missing, 0, "the end comes last");
+                assert_eq!(next(&mut stream).await.unwrap(), None);
+                return (header, end.state_digest);
+            }
+            other => panic!("{other:?} in place of data"),
+        }
+    }
+}
+
+#[tokio::test]
+async fn digest_at_the_end_of_a_base_is_that_of_a_header_also_if_it_is_resumed() {
+    for engine in ["runs", "sled"] {
+        let cluster = single(&format!("state: {{engine: {engine}}}\n")).await;
+        write(&mut cluster[0].redis().await, 0..1_500, 100).await;
+        let (expected, _) = base(&cluster[0]).await;
+        let (header, digest) = digest_at_end(&cluster[0], None).await;
+        assert_eq!((header.index, &header.state_digest[..]), (expected.index, ""), "{engine}");
+        assert_eq!(digest, expected.state_digest, "{engine}");
+        for offset in [header.size_bytes / 2, header.size_bytes] {
+            let resume = Some(BaseHeader { offset, ..header.clone() });
+            let (resumed, digest) = digest_at_end(&cluster[0], resume).await;
+            assert_eq!((resumed.index, resumed.offset), (expected.index, offset), "{engine}");
+            assert_eq!(digest, expected.state_digest, "{engine}");
+        }
+    }
+}
+
 #[tokio::test]
 async fn base_of_a_follower_is_taken_while_writes_continue_and_the_log_follows_it() {
     let cluster = Cluster::of_three().await;
@@ -186,6 +222,7 @@ async fn base_of_a_follower_is_taken_while_writes_continue_and_the_log_follows_i
     let missing: Vec<usize> = (header.keys as usize..4_000).collect();
     assert_eq!(keys(&found), missing, "base and log have each key once");
     assert_eq!(follower.metric("helios_archive_streams").await, Some(1));
+    assert_eq!(follower.metric("helios_archive_sent_as_leader_bytes_total").await, Some(0));
 }
 
 #[tokio::test]
@@ -262,6 +299,35 @@ async fn log_is_sent_across_segments_and_followed_as_entries_are_applied() {
         node.archive().log(request.clone()).await.ok()
     })
     .await;
+}
+
+#[tokio::test]
+async fn entries_that_are_applied_one_after_the_other_are_sent_in_few_chunks() {
+    const KEYS: usize = 3_000;
+    let cluster = single("").await;
+    let node = &cluster[0];
+    let mut client = node.redis().await;
+    let from = node.status().await.commit_index + 1;
+    let mut stream = log(node, from).await;
+    let started = std::time::Instant::now();
+    let writing = tokio::spawn(async move {
+        for number in 0..KEYS {
+            let key = format!("key:{number:06}");
+            let () = redis::cmd("SET").arg(key).arg("v").query_async(&mut client).await.unwrap();
+        }
+    });
+    let (mut found, mut chunks) = (Vec::new(), 0);
+    while keys(&found).len() < KEYS {
+        let chunk = next(&mut stream).await.unwrap().unwrap();
+        chunks += u128::from(!chunk.entries.is_empty());
+        found.extend(chunk.entries);
+    }
+    writing.await.unwrap();
+    assert_eq!(keys(&found), (0..KEYS).collect::<Vec<_>>());
+    // The member collects entries for 50 ms at least, however slow this machine is.
+    assert!(chunks <= 2 + started.elapsed().as_millis() / 50, "{chunks} chunks in {:?}", started.elapsed());
+    let sent = node.metric("helios_archive_sent_bytes_total").await;
+    assert_eq!(node.metric("helios_archive_sent_as_leader_bytes_total").await, sent, "it is the leader");
 }
 
 #[tokio::test]

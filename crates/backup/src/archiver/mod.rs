@@ -36,7 +36,7 @@ use crate::choose::{Experience, LogChoice, for_base, for_log};
 use crate::failure::reason_of;
 use crate::members::{Answer, MemberError, Members};
 use crate::pace::{Pace, backoff};
-use crate::time::wall_ms;
+use crate::time::{millis, wall_ms};
 use crate::{Failure, choose};
 
 /// A member sends a chunk every second.
@@ -483,10 +483,6 @@ impl Archiver {
         drop(view);
         self.hold();
     }
-}
-
-fn millis(duration: Duration) -> u64 {
-    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }
 
 fn reasons(answers: &[Answer]) -> String {

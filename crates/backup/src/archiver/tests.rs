@@ -17,7 +17,7 @@ use super::view::Shared;
 use super::{Archiver, Settings};
 use crate::Failure;
 use crate::members::Connection;
-use crate::testing::{Member, base_content, entry, members};
+use crate::testing::{Digest, Member, base_content, entry, members};
 
 const PATIENCE: Duration = Duration::from_secs(30);
 
@@ -246,12 +246,40 @@ async fn interrupted_base_is_resumed_by_its_offset() {
     member.facts().broken_bases = 2;
     let running = start(&dir, &[&member]);
     let status = running.based(10).await;
-    // The digest of the first attempt is that of the snapshot.
+    // It has the end of the last attempt.
     assert_eq!(status["lastBase"]["stateDigest"], format!("{:016x}", 10));
     assert_eq!(member.facts().offsets.len(), 3);
     member.write(11);
     running.archived(11).await;
     assert_restores(&archive(&dir, 1), 11, 10).await;
+}
+
+#[tokio::test]
+async fn base_of_a_member_of_an_older_build_has_the_digest_of_its_header() {
+    let dir = TempDir::new().unwrap();
+    let member = Member::start("m0", Role::Leader, 10).await;
+    (member.facts().digest, member.facts().broken_bases) = (Digest::InHeader, 1);
+    let running = start(&dir, &[&member]);
+    let status = running.based(10).await;
+    // The digest of the first attempt is that of the snapshot.
+    assert_eq!(status["lastBase"]["stateDigest"], format!("{:016x}", 10));
+    assert_eq!(member.facts().offsets.len(), 2);
+}
+
+#[tokio::test]
+async fn base_that_is_found_damaged_at_its_end_is_not_completed() {
+    let dir = TempDir::new().unwrap();
+    let member = Member::start("m0", Role::Leader, 10).await;
+    member.facts().digest = Digest::Damaged;
+    let running = start(&dir, &[&member]);
+    running
+        .until("the base is refused", |status| {
+            status["message"].as_str().is_some_and(|text| text.contains("the snapshot is damaged"))
+        })
+        .await;
+    assert_eq!(archive(&dir, 1).catalog().await.unwrap().usable_bases().count(), 0);
+    member.facts().digest = Digest::AtEnd;
+    running.based(10).await;
 }
 
 #[tokio::test]

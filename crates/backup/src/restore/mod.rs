@@ -18,7 +18,7 @@ use crate::Failure;
 use crate::args::RestoreArgs;
 use crate::documents::{Answer, size};
 use crate::members::Connection;
-use crate::time::{rfc3339, wall_ms};
+use crate::time::{millis, rfc3339, wall_ms};
 
 pub async fn restore(args: &RestoreArgs) -> Result<Answer, Failure> {
     let started = Instant::now();
@@ -33,12 +33,15 @@ pub async fn restore(args: &RestoreArgs) -> Result<Answer, Failure> {
         let reason = "--new-cluster-id has to be another id than that of the archive: the restored cluster is a new one";
         return Err(Failure::usage(reason));
     }
+    let checked = started.elapsed();
+    tracing::info!(took_ms = millis(checked), "every object that the restore needs was read and is intact");
     let restored = push(&node, cluster_id, args.fencing_token, &prepared).await?;
     let took = started.elapsed();
+    tracing::info!(took_ms = millis(took - checked), "the node has the restored state");
     if args.record {
         record(&prepared, &restored, took).await;
     }
-    Ok(done(&prepared, cluster_id, &restored, took))
+    Ok(done(&prepared, cluster_id, &restored, Took { all: took, check: checked }))
 }
 
 /// Records the restore as a drill of its base. The restore is complete, so a failure is only logged.
@@ -57,10 +60,6 @@ async fn record(prepared: &Prepared, restored: &Restored, took: Duration) {
     if let Err(error) = prepared.archive.report_drill(&drill).await {
         tracing::warn!(%error, "the restore is complete, but cannot be recorded in the store");
     }
-}
-
-fn millis(time: Duration) -> u64 {
-    u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
 }
 
 fn connect(args: &RestoreArgs, address: &str) -> Result<Node, Failure> {
@@ -105,7 +104,13 @@ fn planned(prepared: &Prepared) -> Answer {
     Answer::new(document, text)
 }
 
-fn done(prepared: &Prepared, cluster_id: &str, restored: &Restored, took: Duration) -> Answer {
+/// Duration of a restore, and of the check of all objects at its begin.
+struct Took {
+    all: Duration,
+    check: Duration,
+}
+
+fn done(prepared: &Prepared, cluster_id: &str, restored: &Restored, took: Took) -> Answer {
     let history = prepared.archive.history();
     let base = prepared.plan.base;
     let matches = digest_matches(prepared.manifest.state_digest.as_deref(), &restored.base_digest);
@@ -120,7 +125,8 @@ fn done(prepared: &Prepared, cluster_id: &str, restored: &Restored, took: Durati
         "baseKeys": prepared.manifest.keys,
         "keys": restored.keys,
         "digestMatches": matches,
-        "tookMs": millis(took),
+        "tookMs": millis(took.all),
+        "checkMs": millis(took.check),
     });
     let checked = match matches {
         Some(true) => "; the state of the base has the digest of its manifest",
@@ -133,7 +139,7 @@ fn done(prepared: &Prepared, cluster_id: &str, restored: &Restored, took: Durati
         restored.index,
         rfc3339(prepared.now_ms),
         restored.keys,
-        took.as_secs_f64(),
+        took.all.as_secs_f64(),
     );
     let problem =
         "the restored state is not the one that was backed up: its digest differs; do not use this cluster";

@@ -107,16 +107,23 @@ async fn shown(archive: &Archive, inventory: &Inventory, point: Point) -> Result
 /// Reads everything that the plan needs.
 async fn check(archive: Archive, plan: Plan) -> Result<Prepared, ArchiveError> {
     let mut base = BaseReader::open(&archive, plan.base).await?;
-    while base.next().await?.is_some() {}
     let manifest = base.manifest().clone();
-    let (mut last_index, mut now_ms, mut count) = (manifest.index, manifest.now_ms, 0);
-    let mut reader = plan.entries(&archive);
-    while let Some(entries) = reader.next().await? {
-        for entry in &entries {
-            (last_index, now_ms) = (entry.index, now_ms.max(entry.now_ms));
+    let read_base = async {
+        while base.next().await?.is_some() {}
+        Ok::<_, ArchiveError>(())
+    };
+    let read_entries = async {
+        let (mut last_index, mut now_ms, mut count) = (manifest.index, manifest.now_ms, 0);
+        let mut reader = plan.entries(&archive);
+        while let Some(entries) = reader.next().await? {
+            for entry in &entries {
+                (last_index, now_ms) = (entry.index, now_ms.max(entry.now_ms));
+            }
+            count += entries.len() as u64;
         }
-        count += entries.len() as u64;
-    }
+        Ok((last_index, now_ms, count))
+    };
+    let ((), (last_index, now_ms, count)) = tokio::try_join!(read_base, read_entries)?;
     if matches!(plan.stop, Stop::Index(index) if index != last_index) {
         let object = archive.name(Object::Manifest(plan.base));
         let reason = format!("the log after it ends at {last_index}, before the target");
