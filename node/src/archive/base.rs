@@ -240,7 +240,7 @@ async fn check(snapshots: &Arc<Snapshots>, base: &Base) -> Result<(), Error> {
     blocking(move || snapshots.whole(index).map(drop).ok_or_else(|| damaged(index))).await
 }
 
-/// Begins to compute the digest of all records of the snapshot, on its own thread, which ends early if the future is dropped or
+/// Begins to compute the digest of all records of the snapshot, on a separate thread, which ends early if the future is dropped or
 /// the disk is full. Returns the digest as a header has it.
 fn digest(
     snapshots: &Arc<Snapshots>,
