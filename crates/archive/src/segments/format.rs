@@ -4,7 +4,10 @@
 //! header:  version u16 | first u64 | last u64 | first term u64 | last term u64 | clock before u64 | clock after u64 | hash 32
 //! content: index u64 | term u64 | now_ms u64 | length u32 | payload      once per entry
 //! ```
-//! All integers are big-endian. The hash of a segment is the SHA-256 of its header and content, as before encryption.
+//! All integers are big-endian. The hash is that of the log before the segment: the hash after an entry is the SHA-256 of the hash
+//! before it and its bytes in the content. It does not depend on where segments begin, so that two archivers of one log write equal
+//! segments where they cut alike, and each continues the segments of the other. In version 1 it was the SHA-256 of header and
+//! content of the segment before.
 
 use bytes::{Buf, BufMut, Bytes};
 
@@ -13,7 +16,9 @@ use crate::crypto::{Hash, sha256};
 use crate::layout::SegmentId;
 use crate::{ArchiveError, Result};
 
-const VERSION: u16 = 1;
+const VERSION: u16 = 2;
+/// The last version in which a segment has the hash of the segment before it.
+const HASH_OF_SEGMENT: u16 = 1;
 const HEADER_BYTES: usize = 2 + 6 * 8 + 32;
 const ENTRY_BYTES: usize = 3 * 8 + 4;
 
@@ -25,7 +30,7 @@ pub struct Header {
     /// The log's clock before the first entry, and after the last one.
     pub clock_before: u64,
     pub clock_after: u64,
-    /// Hash of the segment before; zeros if there was none.
+    /// Hash of the log before; zeros if there was none.
     pub previous: Hash,
 }
 
@@ -114,12 +119,14 @@ impl SegmentBuilder {
         if self.is_empty() {
             self.first_term = entry.term;
         }
+        let begin = self.content.len();
         self.content.put_u64(entry.index);
         self.content.put_u64(entry.term);
         self.content.put_u64(entry.now_ms);
         self.content.put_u32(length);
         self.content.put_slice(&entry.payload);
         advance(&mut self.end, entry);
+        self.end.previous = sha256(&[&self.end.previous, &self.content[begin..]]);
         Ok(())
     }
 
@@ -139,11 +146,8 @@ impl SegmentBuilder {
 
     /// Begins the segment after this one, which the store has.
     pub fn start_next(&mut self) {
-        if let Some((header, content)) = self.segment() {
-            self.end.previous = sha256(&[&header.encode(), content]);
-            self.start = self.end;
-            self.content.clear();
-        }
+        self.start = self.end;
+        self.content.clear();
     }
 }
 
@@ -173,8 +177,8 @@ pub(super) fn decode(
     attributes: Bytes,
     content: Bytes,
 ) -> Result<(Header, Vec<Entry>, Position)> {
-    let hash = sha256(&[&attributes, &content]);
-    let header = Header::decode(name, attributes)?;
+    let header = Header::decode(name, attributes.clone())?;
+    let has_hash_of_segment = attributes.clone().get_u16() <= HASH_OF_SEGMENT;
     let mut position = Position {
         next_index: header.id.first,
         term: header.first_term,
@@ -182,8 +186,9 @@ pub(super) fn decode(
         previous: header.previous,
     };
     let mut entries = Vec::new();
-    let mut rest = content;
+    let mut rest = content.clone();
     while !rest.is_empty() {
+        let from = rest.clone();
         let entry =
             next_entry(&mut rest).ok_or_else(|| ArchiveError::damaged(name, "an entry is truncated"))?;
         check_order(&position, &entry).map_err(|reason| ArchiveError::damaged(name, reason))?;
@@ -191,13 +196,18 @@ pub(super) fn decode(
             return Err(ArchiveError::damaged(name, "its first entry has another term than its header"));
         }
         advance(&mut position, &entry);
+        if !has_hash_of_segment {
+            position.previous = sha256(&[&position.previous, &from[..from.len() - rest.len()]]);
+        }
         entries.push(entry);
     }
     let end = (position.next_index, position.term, position.now_ms);
     if entries.is_empty() || end != (header.id.last.saturating_add(1), header.last_term, header.clock_after) {
         return Err(ArchiveError::damaged(name, "its entries end otherwise than its header says"));
     }
-    position.previous = hash;
+    if has_hash_of_segment {
+        position.previous = sha256(&[&attributes, &content]);
+    }
     Ok((header, entries, position))
 }
 

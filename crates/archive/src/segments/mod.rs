@@ -1,4 +1,4 @@
-//! The log as segments, each of which has the hash of the one before it. The chain is what detects a segment that was left
+//! The log as segments, each of which has the hash of the log before it. The chain is what detects a segment that was left
 //! out, or replaced by an older one.
 
 mod format;
@@ -32,7 +32,7 @@ pub struct Position {
     pub term: u64,
     /// The log's clock: the maximum `now_ms` of the entries before.
     pub now_ms: u64,
-    /// Hash of the segment before; zeros if the archive has none.
+    /// Hash of the log before; zeros if the archive has none.
     pub previous: Hash,
 }
 

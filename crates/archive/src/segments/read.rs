@@ -62,7 +62,7 @@ pub fn check_link(name: &str, before: &Position, header: &Header) -> Result<()> 
         ));
     }
     if header.previous != before.previous {
-        return damaged("the segment before it is not the one that was there when it was written");
+        return damaged("the log before it is not the one that was there when it was written");
     }
     if header.first_term < before.term || header.clock_before != before.now_ms {
         return damaged("its term or clock is not that of the log before it");
@@ -119,7 +119,7 @@ impl SegmentReader {
         Ok(Some(entries))
     }
 
-    /// Hash of the last segment that was read.
+    /// Hash of the log up to the end of the last segment that was read.
     pub fn hash(&self) -> Option<Hash> {
         self.before.map(|before| before.previous)
     }

@@ -3,6 +3,7 @@ use std::sync::Arc;
 use object_store::memory::InMemory;
 
 use super::*;
+use crate::crypto::sha256;
 use crate::layout::{BaseId, History, Object, SegmentId};
 use crate::{Archive, ArchiveError, Catalog, Keyring, Store};
 
@@ -96,6 +97,61 @@ async fn repeated_write_of_equal_content_is_no_fork_and_other_content_is() {
     let name = archive.name(Object::Segment(id));
     assert!(matches!(&error, ArchiveError::Forked { object } if *object == name), "{error}");
     assert_eq!(other.archived(), 10);
+}
+
+/// Writes entries up to the last of `cuts`, each of which ends a segment.
+async fn write_cut_at(archive: &Archive, cuts: &[u64]) {
+    let mut writer = SegmentWriter::new(archive, START);
+    for index in 11..=cuts.last().copied().unwrap() {
+        writer.push(&entry(index)).await.unwrap();
+        if cuts.contains(&index) {
+            writer.flush().await.unwrap();
+        }
+    }
+}
+
+#[tokio::test]
+async fn segments_of_two_writers_that_cut_at_other_places_are_one_chain() {
+    let archive = archive();
+    // Both write 16 to 17, after other segments.
+    write_cut_at(&archive, &[12, 13, 15, 17, 20, 22]).await;
+    write_cut_at(&archive, &[12, 14, 15, 17, 18, 20, 25]).await;
+    let catalog = archive.catalog().await.unwrap();
+    assert!(!catalog.overlaps().is_empty());
+    assert_eq!(read(&archive, &catalog, Stop::Index(25)).await.unwrap().len(), 15);
+    // A third one continues after the last segment.
+    let position = SegmentWriter::resume_position(&archive, &catalog).await.unwrap().unwrap();
+    let mut writer = SegmentWriter::new(&archive, position);
+    writer.push(&entry(26)).await.unwrap();
+    writer.flush().await.unwrap();
+    let catalog = archive.catalog().await.unwrap();
+    assert_eq!(read(&archive, &catalog, Stop::Index(26)).await.unwrap().len(), 16);
+}
+
+#[tokio::test]
+async fn log_of_version_1_is_read_and_continued() {
+    let archive = archive();
+    let mut position = START;
+    for first in [11, 15, 19] {
+        let mut builder = SegmentBuilder::new(position, 100_000);
+        (first..first + 4).for_each(|index| builder.push(&entry(index)).unwrap());
+        let (header, content) = builder.segment().unwrap();
+        let mut attributes = header.encode();
+        attributes[..2].copy_from_slice(&1_u16.to_be_bytes());
+        let hash = sha256(&[&attributes, content]);
+        let content = content.to_vec().into();
+        archive.create(Object::Segment(header.id), attributes, content).await.unwrap();
+        position = read_segment(&archive, header.id).await.unwrap().end;
+        assert_eq!(position.previous, hash);
+    }
+    let mut writer = SegmentWriter::with_limit(&archive, position, 1000);
+    for index in 23..=40 {
+        writer.push(&entry(index)).await.unwrap();
+    }
+    writer.flush().await.unwrap();
+    let catalog = archive.catalog().await.unwrap();
+    let expected: Vec<_> = (11..=40).map(entry).collect();
+    assert_eq!(read(&archive, &catalog, Stop::Index(40)).await.unwrap(), expected);
 }
 
 #[tokio::test]
