@@ -131,12 +131,12 @@ impl Blank {
     }
 }
 
-fn json(output: &Output) -> Value {
+pub fn json(output: &Output) -> Value {
     assert!(output.status.success(), "{output:?}");
     serde_json::from_slice(&output.stdout).unwrap()
 }
 
-fn failure(output: &Output) -> String {
+pub fn failure(output: &Output) -> String {
     assert_eq!(output.status.code(), Some(1), "{output:?}");
     String::from_utf8(output.stderr.clone()).unwrap()
 }
@@ -230,26 +230,8 @@ impl Archiver {
         Self { process: start(dir.path(), &args), status }
     }
 
-    fn status(&self) -> Option<Value> {
-        use std::io::{Read as _, Write as _};
-        let mut stream = TcpStream::connect(&self.status).ok()?;
-        stream.write_all(b"GET /status HTTP/1.0\r\n\r\n").ok()?;
-        let mut text = String::new();
-        stream.read_to_string(&mut text).ok()?;
-        serde_json::from_str(text.split_once("\r\n\r\n")?.1).ok()
-    }
-
     fn until(&self, what: &str, is_so: impl Fn(&Value) -> bool) -> Value {
-        let mut last = Value::Null;
-        let deadline = Instant::now() + PATIENCE;
-        while Instant::now() < deadline {
-            last = self.status().unwrap_or(last);
-            if is_so(&last) {
-                return last;
-            }
-            std::thread::sleep(Duration::from_millis(20));
-        }
-        panic!("not in time: {what}: {last:#}");
+        until(&self.status, what, is_so)
     }
 
     fn stop(mut self) {
@@ -257,6 +239,30 @@ impl Archiver {
         assert!(Command::new("kill").args(["-TERM", &pid]).status().unwrap().success());
         assert_eq!(self.process.0.wait().unwrap().code(), Some(0));
     }
+}
+
+/// Answer to GET /status of an archiver or a gateway.
+fn status(address: &str) -> Option<Value> {
+    use std::io::{Read as _, Write as _};
+    let mut stream = TcpStream::connect(address).ok()?;
+    stream.write_all(b"GET /status HTTP/1.0\r\nHost: localhost\r\n\r\n").ok()?;
+    let mut text = String::new();
+    stream.read_to_string(&mut text).ok()?;
+    serde_json::from_str(text.split_once("\r\n\r\n")?.1).ok()
+}
+
+/// Waits for an answer to GET /status of an archiver or a gateway.
+pub fn until(address: &str, what: &str, is_so: impl Fn(&Value) -> bool) -> Value {
+    let mut last = Value::Null;
+    let deadline = Instant::now() + PATIENCE;
+    while Instant::now() < deadline {
+        last = status(address).unwrap_or(last);
+        if is_so(&last) {
+            return last;
+        }
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    panic!("not in time: {what}: {last:#}");
 }
 
 /// Numbers from a seed (xorshift).

@@ -8,6 +8,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use futures::future::join_all;
 use helios_archive::History;
+use helios_proto::detail_of;
 use helios_proto::tls::{ClientTls, dial, endpoint, host_of, why};
 use helios_proto::v1::archive_client::ArchiveClient;
 use helios_proto::v1::cluster_info_client::ClusterInfoClient;
@@ -15,7 +16,6 @@ use helios_proto::v1::{
     BaseChunk, BaseRequest, ErrorCode, ErrorDetail, HoldRequest, LogChunk, LogRequest, StatusRequest,
     StatusResponse,
 };
-use helios_proto::{detail_of, status_of};
 use tokio::time::timeout;
 use tonic::metadata::MetadataValue;
 use tonic::transport::Channel;
@@ -74,8 +74,21 @@ impl Connection {
             .map_err(|error| Failure::usage(format!("{} or the certificate beside it {error}", ca.display())))
     }
 
+    fn has_user(&self) -> bool {
+        self.user.is_some() || self.password_file.is_some()
+    }
+
+    /// What to do when a member does not authenticate the user.
+    fn unauthenticated(&self) -> &'static str {
+        if self.has_user() {
+            "wrong user or password; check --user and --password-file"
+        } else {
+            "the member asks for a user; give --user and --password-file of one with the role backup"
+        }
+    }
+
     fn authorization(&self) -> Result<Option<String>, Failure> {
-        if self.user.is_none() && self.password_file.is_none() {
+        if !self.has_user() {
             return Ok(None);
         }
         let password = match &self.password_file {
@@ -130,8 +143,11 @@ impl Member {
 
     fn error(&self, status: &Status) -> MemberError {
         let mut detail = detail_of(status);
-        if detail.code() == ErrorCode::PeerUnreachable {
-            detail.message = why(status);
+        match detail.code() {
+            ErrorCode::PeerUnreachable => detail.message = why(status),
+            // The member says what a header of HTTP has to be.
+            ErrorCode::Unauthenticated => detail.message = self.connection.unauthenticated().to_owned(),
+            _ => {}
         }
         MemberError { address: self.address.to_string(), detail }
     }
@@ -140,7 +156,7 @@ impl Member {
         let invalid = |message: String| {
             let detail =
                 ErrorDetail { code: ErrorCode::Unauthenticated.into(), message, ..Default::default() };
-            self.error(&status_of(&detail))
+            MemberError { address: self.address.to_string(), detail }
         };
         let mut request = Request::new(message);
         if let Some(value) = self.connection.authorization().map_err(|failure| invalid(failure.message))? {
@@ -252,5 +268,26 @@ impl Members {
             status: member.status().await.map_err(|error| error.to_string()),
         });
         join_all(asked).await
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn unauthenticated_call_names_the_flags() {
+        let message = |connection: Connection| {
+            let members = Members::new(&["h:50051".to_owned()], connection).unwrap();
+            members.0[0]
+                .error(&Status::unauthenticated("authenticate: Authorization: Basic <...>"))
+                .to_string()
+        };
+        assert_eq!(
+            message(Connection::default()),
+            "h:50051: the member asks for a user; give --user and --password-file of one with the role backup"
+        );
+        let user = Connection { user: Some("app".to_owned()), ..Connection::default() };
+        assert_eq!(message(user), "h:50051: wrong user or password; check --user and --password-file");
     }
 }
