@@ -12,7 +12,8 @@ use helios_e2e::operator::Operator;
 use helios_e2e::story::Story;
 use serde_json::{Value, json};
 
-use super::backup::{CLAIM, STORE, await_condition, create_store};
+use super::backup::await_condition;
+use super::store::{self, STORE};
 
 const NAME: &str = "nightly";
 const OBJECT: &str = "hsb/nightly";
@@ -23,7 +24,7 @@ const DRILL: Duration = Duration::from_secs(300);
 pub fn run(story: &Story) -> anyhow::Result<()> {
     let kubectl = &story.kubectl;
     let cluster = story.cluster(json!({"replicas": 1, "backup": {"store": STORE}}))?;
-    create_store(kubectl, json!({"resources": {"requests": {"storage": "1Gi"}}}))?;
+    store::create(kubectl)?;
     let writer = story.writer(&cluster)?;
     await_condition(kubectl, &cluster, "Archiving")?;
     await_condition(kubectl, &cluster, "BackupHealthy")?;
@@ -51,7 +52,7 @@ pub fn run(story: &Story) -> anyhow::Result<()> {
     suspend(kubectl, true)?;
     await_rest(kubectl)?;
     let before = drills(kubectl)?.last;
-    flip_a_byte_of_each_base(&directory_of_the_store(kubectl)?)?;
+    flip_a_byte_of_each_base(&store::directory(kubectl)?)?;
     suspend(kubectl, false)?;
     let failed = await_drill(kubectl, before.as_ref())?;
     ensure!(!failed.passed && failed.reason.as_deref() == Some("RestoreFailed"), "{failed:?}");
@@ -153,15 +154,6 @@ fn await_metric(story: &Story, cluster: &Cluster, wanted: f64) -> anyhow::Result
         ensure!(began.elapsed() < PATIENCE, "{METRIC} is {found:?} and not {wanted}");
         std::thread::sleep(Duration::from_secs(2));
     }
-}
-
-/// The directory behind the volume of the store, on this machine, as the local cluster makes its volumes.
-fn directory_of_the_store(kubectl: &Kubectl) -> anyhow::Result<PathBuf> {
-    let claim: Value = kubectl.get(&format!("pvc/{CLAIM}"))?;
-    let bound = claim["spec"]["volumeName"].as_str().context("the claim of the store is not bound")?;
-    let volume: Value = kubectl.get(&format!("pv/{bound}"))?;
-    let path = volume["spec"]["local"]["path"].as_str().context("the volume is no local directory")?;
-    Ok(PathBuf::from(path))
 }
 
 fn flip_a_byte_of_each_base(store: &Path) -> anyhow::Result<()> {

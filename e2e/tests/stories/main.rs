@@ -19,8 +19,11 @@ mod node_lost;
 mod one_namespace;
 mod operator_killed;
 mod quorum_lost;
+mod restore;
 mod rolling;
 mod scale;
+mod store;
+mod store_down;
 mod two_clusters;
 mod volume_growth;
 mod wrong_image;
@@ -66,6 +69,8 @@ const MORE: &[(&str, Body)] = &[
     ("name_taken", name_taken::run),
     ("backup", backup::run),
     ("drill", drill::run),
+    ("pitr_to_a_second", restore::run),
+    ("archive_store_down", store_down::run),
     ("client", client::run),
 ];
 
