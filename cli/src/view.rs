@@ -73,7 +73,7 @@ pub struct ClusterView {
     pub members: Vec<MemberView>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub operation: Option<OperationView>,
-    /// `None` for a cluster without backups, and when members are asked directly.
+    /// `None` for a cluster without backups, and when members are asked to which no archiver has reported.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub backup: Option<BackupView>,
     /// Conditions that deviate from the normal state.

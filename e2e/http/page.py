@@ -61,9 +61,10 @@ def main(driver_port, first_port, pids, picture):
 
     def leading():
         found = [call(f"{gateway}/status") for gateway in gateways]
-        return next(index for index, status in enumerate(found) if status["role"] == "leader" and status["healthy_nodes"] == 3)
+        # A tuple, because the index 0 alone is no answer for `eventually`.
+        return next((index,) for index, status in enumerate(found) if status["role"] == "leader" and status["healthy_nodes"] == 3)
 
-    leader = eventually("one of the three leads", leading)
+    (leader,) = eventually("one of the three leads", leading)
     gateway, names = gateways[leader], ["node-1", "node-2", "node-3"]
     follower = next(index for index in range(3) if index != leader)
     page = Page(driver_port, f"{gateway}/")
@@ -87,6 +88,9 @@ def main(driver_port, first_port, pids, picture):
         PATIENCE_SECONDS = 90
         eventually("keys and rates are counted", written)
 
+        backups = eventually("the page shows the backups", lambda: "Archiving" in page.text("#backups") and page.text("#archivers"))
+        assert "archiver /demo" in backups and "; last base " in backups and "no verified restore" in backups, backups
+
         # A follower is stopped by a signal, which leaves its sockets open; then it continues.
         os.kill(pids[follower], signal.SIGSTOP)
         eventually("the page names who is away", lambda: f"{names[follower]} cannot be reached; no more may fail" in page.text("#health"))
@@ -109,7 +113,7 @@ def main(driver_port, first_port, pids, picture):
     finally:
         os.kill(pids[follower], signal.SIGCONT)
         page.close()
-    print("status page: health, members, rates, a member away and back, a member gone: 5 passed")
+    print("status page: health, members, rates, backups, a member away and back, a member gone: 6 passed")
 
 
 if __name__ == "__main__":

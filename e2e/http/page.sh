@@ -59,6 +59,9 @@ node() {
 for number in 1 2 3; do node "$number"; done
 "$driver" --port=$((port + 5)) >"$work/driver.log" 2>&1 &
 pids+=($!)
+"$heliosd" archive --name demo --store "file://$work/store" --flush-interval 100ms --listen "127.0.0.1:$((port + 6))" \
+  --members "127.0.0.1:$((port + 14)),127.0.0.1:$((port + 24)),127.0.0.1:$((port + 34))" 2>"$work/archiver.log" &
+pids+=($!)
 answers() { (exec 3<>"/dev/tcp/127.0.0.1/$1") 2>/dev/null; }
 wait_for "no node listens" answers $((port + 12))
 wait_for "no driver listens" answers $((port + 5))

@@ -3,8 +3,10 @@
 
 mod base;
 mod log;
+mod reports;
 
 use std::sync::{Arc, Mutex};
+use std::time::Instant;
 
 use helios_proto::v1::{ErrorCode, HoldRequest, HoldResponse};
 use prometheus_client::metrics::counter::Counter;
@@ -14,6 +16,8 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use crate::error::Error;
 use crate::node::{ActiveMember, Node};
 use crate::raft::{Pinned, RaftHandle, Role};
+
+pub use reports::Reports;
 
 /// Limit of the bases that are sent at once.
 pub const MAX_BASES: usize = 2;
@@ -45,13 +49,17 @@ impl Archive {
     /// # Errors
     /// The history is another one, the request is invalid, or there are too many holders.
     pub async fn hold(&self, request: HoldRequest) -> Result<HoldResponse, Error> {
-        let HoldRequest { holder, from_index, cluster_id, incarnation } = request;
+        let HoldRequest { holder, from_index, cluster_id, incarnation, report } = request;
         if holder.is_empty() || holder.len() > MAX_HOLDER_BYTES {
             return Err(Error::invalid(format!("holder: write a name of 1 to {MAX_HOLDER_BYTES} bytes")));
         }
         let member = self.member_in(&cluster_id, incarnation)?;
         let limit_bytes = self.node.settings().archive_hold_bytes;
-        Ok(HoldResponse { first_index: member.raft.hold(holder, from_index, limit_bytes).await? })
+        let first_index = member.raft.hold(holder.clone(), from_index, limit_bytes).await?;
+        if let Some(report) = report {
+            self.node.inner().archivers.put(holder, report, Instant::now())?;
+        }
+        Ok(HoldResponse { first_index })
     }
 
     /// Returns the member if it has this history.

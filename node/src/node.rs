@@ -20,6 +20,7 @@ use tokio::sync::Notify;
 
 pub(crate) use self::restore::{Begun, Restoring};
 use self::start::static_cluster;
+use crate::archive::Reports;
 use crate::channels::Channels;
 use crate::clock::{Clock, Look};
 use crate::config::{Bootstrap, Settings};
@@ -117,6 +118,7 @@ pub(crate) struct Inner {
     /// Channels that this node's clients subscribe to.
     pub(crate) broker: Arc<Broker>,
     pub(crate) couriers: Couriers,
+    pub(crate) archivers: Reports,
     pub(crate) clock: Clock,
     /// Limit of an encoded command, bytes.
     pub(crate) max_command_bytes: usize,
@@ -235,6 +237,7 @@ impl Node {
             access: OnceLock::new(),
             broker: Arc::default(),
             couriers: Couriers::default(),
+            archivers: Reports::default(),
             clock: Clock::default(),
             snapshots: Arc::new(snapshots),
             disk_id: marker.disk_id,

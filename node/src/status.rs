@@ -1,6 +1,7 @@
 //! Status of a node: the value from which gRPC, HTTP, INFO and readiness are derived.
 
 use std::sync::atomic::Ordering;
+use std::time::Instant;
 
 use helios_proto::v1::{self as proto, Failover, StateReport, StatusResponse, state_report};
 use helios_service::time::whole_ms;
@@ -47,6 +48,7 @@ pub fn of(node: &Node) -> StatusResponse {
         response.snapshot_age_seconds = newest.written_at.elapsed().map_or(0, |age| age.as_secs());
     }
     response.state = Some(state(node));
+    response.archivers = inner.archivers.all(Instant::now());
     let reason = match node.member() {
         Some(member) => {
             let status = member.raft.status();

@@ -5,6 +5,7 @@ use std::collections::BTreeSet;
 use helios_proto::v1::{Member, Membership, Role, StatusResponse};
 
 use super::survey::{Answer, leader, newest_membership};
+use crate::backup_view::BackupView;
 use crate::usage::UsageView;
 use crate::view::{ClusterView, Health, MemberView, Verdict, quorum};
 
@@ -33,7 +34,9 @@ pub fn view(answers: &[Answer]) -> ClusterView {
         verdict: verdict(answers, leader, membership, &members),
         members,
         operation: None,
-        backup: None,
+        backup: BackupView::reported(
+            answers.iter().filter_map(Answer::status).flat_map(|status| &status.archivers),
+        ),
         conditions: Vec::new(),
     }
 }

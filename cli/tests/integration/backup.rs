@@ -199,9 +199,32 @@ fn backup_is_created_listed_verified_and_restored_into_a_blank_node() {
     let again = json(&node.restore(&store, &["--cluster", "orders"]));
     assert_eq!(again["index"], restored["index"]);
 
+    members_report_the_backups(&dev, &dir, &created["index"]);
+
     let deleted = json(&backup(&["delete", &format!("{index}-{term}"), "--cluster", "orders"]));
     assert_eq!(deleted["deleted"], true);
     assert!(failure(&backup(&["restore", "--cluster", "orders", "--dry-run"])).contains("no complete base"));
+}
+
+/// The status of the members has what the archiver reports to them, also the restore that was recorded before it started.
+fn members_report_the_backups(dev: &Dev, dir: &tempfile::TempDir, index: &Value) {
+    let (offset, _ports) = free_ports();
+    let archiver = Archiver::start(dir, &dev.members(), 9090 + offset);
+    let backup = eventually("the members have the report", || {
+        let view = json(&dev.ctl(&["status", "--output", "json"]));
+        Some(view["backup"].clone()).filter(|backup| backup["archiver"]["state"] == "Archiving")
+    });
+    assert_eq!(backup["archiver"]["name"], "archiver /orders", "{backup}");
+    assert_eq!((&backup["lastBackup"]["index"], &backup["lastVerifiedRestore"]["index"]), (index, index));
+    let text = dev.done(&["status"]);
+    assert!(text.contains("\nBackups by archiver /orders (Archiving, reported "), "{text}");
+    let shown = until(&dev.gateway(), "the status page has the report", |page| {
+        page["archivers"][0]["state"] == "Archiving"
+    })["archivers"][0]
+        .clone();
+    let indexes = (&shown["last_base"]["index"], &shown["last_verified_restore"]["index"]);
+    assert_eq!(indexes, (index, index), "{shown}");
+    archiver.stop();
 }
 
 struct Archiver {

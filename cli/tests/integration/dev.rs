@@ -68,6 +68,11 @@ impl Dev {
         addresses.collect::<Vec<_>>().join(",")
     }
 
+    /// HTTP port of the first member.
+    pub fn gateway(&self) -> String {
+        format!("127.0.0.1:{}", 8443 + self.offset)
+    }
+
     pub fn pid(&self) -> u32 {
         self.process.id()
     }

@@ -6,7 +6,7 @@ use std::collections::btree_map::Entry;
 use helios_archive::base::Manifest;
 use helios_archive::catalog::{Clocks, Recoverable};
 use helios_archive::segments::read_header;
-use helios_archive::{Archive, ArchiveError, BaseId, Catalog, Object, SegmentId};
+use helios_archive::{Archive, ArchiveError, BaseId, Catalog, Drill, Object, SegmentId};
 use serde_json::{Value, json};
 
 /// A base as its manifest has it, without the list of its parts.
@@ -65,6 +65,31 @@ pub struct Inventory {
     pub bases: BTreeMap<BaseId, Base>,
     /// Bases whose manifests cannot be read, with the reason. They are in no range.
     pub damaged: BTreeMap<BaseId, String>,
+    /// The last restore of which a record says that it had the right state.
+    pub verified: Option<Drill>,
+}
+
+/// Limit of the records that are read for the last verified restore.
+const MAX_DRILLS: usize = 16;
+
+/// Reads the records from the newest on, up to the one in `before`.
+async fn last_verified(
+    archive: &Archive,
+    catalog: &Catalog,
+    before: Option<&Drill>,
+) -> Result<Option<Drill>, ArchiveError> {
+    for at_ms in catalog.drills.iter().rev().take(MAX_DRILLS) {
+        if before.is_some_and(|before| before.at_ms >= *at_ms) {
+            break;
+        }
+        match archive.drill(*at_ms).await {
+            Ok(drill) if drill.is_restore && drill.succeeded => return Ok(Some(drill)),
+            Ok(_) => {}
+            Err(error) if error.is_damage() => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(before.cloned())
 }
 
 impl Inventory {
@@ -100,6 +125,7 @@ impl Inventory {
                 }
             }
         }
+        found.verified = last_verified(archive, &found.catalog, before.verified.as_ref()).await?;
         Ok(found)
     }
 
@@ -144,6 +170,17 @@ impl Inventory {
     /// The newest base that can be restored.
     pub fn newest_base(&self) -> Option<&Base> {
         self.bases.values().rfind(|base| !self.damaged.contains_key(&base.id))
+    }
+
+    /// The last verified restore, for users and the operator.
+    pub fn verified_document(&self) -> Option<Value> {
+        let drill = self.verified.as_ref()?;
+        Some(json!({
+            "baseIndex": drill.index,
+            "baseTerm": drill.term,
+            "atMs": drill.at_ms,
+            "tookMs": drill.took_ms,
+        }))
     }
 
     /// Whether the log continues the newest base up to the entry `archived`, so that all of it can be restored.

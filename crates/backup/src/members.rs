@@ -78,7 +78,7 @@ impl Connection {
         self.user.is_some() || self.password_file.is_some()
     }
 
-    /// What to do when a member does not authenticate the user.
+    /// Advice for a member that does not authenticate the user.
     fn unauthenticated(&self) -> &'static str {
         if self.has_user() {
             "wrong user or password; check --user and --password-file"
@@ -202,10 +202,8 @@ impl Member {
         self.chunks(answer)
     }
 
-    /// Asks the member to keep its log from an index on; returns the first index that it has.
-    pub async fn hold(&self, holder: &str, history: &History, from_index: u64) -> Result<u64, MemberError> {
-        let (cluster_id, incarnation) = (history.cluster_id().to_owned(), history.incarnation());
-        let request = HoldRequest { holder: holder.to_owned(), from_index, cluster_id, incarnation };
+    /// Asks the member to keep its log from an index on, and reports to it; returns the first index that it has.
+    pub async fn hold(&self, request: HoldRequest) -> Result<u64, MemberError> {
         let mut client = self.archive();
         let answer = self.unary(client.hold(self.request(request)?)).await?;
         Ok(answer.first_index)

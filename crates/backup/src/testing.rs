@@ -34,6 +34,8 @@ pub struct Facts {
     pub first_index: u64,
     /// The holds that were requested.
     pub holds: Vec<u64>,
+    /// The last report beside a hold.
+    pub report: Option<ArchiverReport>,
     /// Number of streams of bases that end after half of the bytes.
     pub broken_bases: usize,
     pub digest: Digest,
@@ -84,6 +86,7 @@ impl Member {
             log: (1..=entries).map(entry).collect(),
             first_index: 1,
             holds: Vec::new(),
+            report: None,
             broken_bases: 0,
             digest: Digest::AtEnd,
             offsets: Vec::new(),
@@ -276,7 +279,9 @@ impl Archive for Service {
 
     async fn hold(&self, request: Request<HoldRequest>) -> Result<Response<HoldResponse>, Status> {
         let mut facts = self.0.lock().unwrap();
-        facts.holds.push(request.into_inner().from_index);
+        let HoldRequest { from_index, report, .. } = request.into_inner();
+        facts.holds.push(from_index);
+        facts.report = report;
         Ok(Response::new(HoldResponse { first_index: facts.first_index }))
     }
 }

@@ -5,6 +5,7 @@ use helios_proto::v1::{
     TransferResponse,
 };
 use helios_service::database::Database;
+use helios_service::time::wall_ms;
 use serde::Deserialize;
 use serde_json::{Value as Json, json};
 use warp::http::StatusCode;
@@ -210,6 +211,7 @@ pub fn describe(status: &StatusResponse) -> Json {
         "sessions": parts::sessions(status),
         "snapshot": parts::snapshot(status),
         "state": parts::state(status),
+        "archivers": parts::archivers(status, wall_ms()),
         "entry_unappliable": parts::unappliable(status),
         "last_skipped_index": status.last_skipped_index,
         "parts": parts::describe(status),

@@ -1,6 +1,6 @@
 //! The three parts of a node in its status as JSON: consensus manager, health checker, failover coordinator. Pure.
 
-use helios_proto::v1::{Health, PeerHealth, StatusResponse, election};
+use helios_proto::v1::{ArchiverStatus, Health, PeerHealth, StatusResponse, StoredState, election};
 use serde_json::{Value as Json, json};
 
 use super::cluster::role_name;
@@ -70,6 +70,28 @@ pub fn state(status: &StatusResponse) -> Json {
         "memory": memory,
         "volume": volume,
     })
+}
+
+/// Returns the archivers that hold the log of this member, as they reported last.
+pub fn archivers(status: &StatusResponse, now_ms: u64) -> Json {
+    let stored = |state: Option<StoredState>| {
+        state.map(|StoredState { index, at_ms }| {
+            json!({ "index": index, "age_seconds": now_ms.saturating_sub(at_ms) / 1000 })
+        })
+    };
+    let one = |archiver: &ArchiverStatus| {
+        let report = archiver.report.clone().unwrap_or_default();
+        json!({
+            "name": archiver.name,
+            "reported_seconds_ago": archiver.reported_seconds_ago,
+            "state": report.state,
+            "archived_index": report.archived_index,
+            "lag_seconds": report.lag_ms as f64 / 1000.0,
+            "last_base": stored(report.last_base),
+            "last_verified_restore": stored(report.last_verified_restore),
+        })
+    };
+    status.archivers.iter().map(one).collect()
 }
 
 /// Returns the entry that could not be applied; null if there is none.

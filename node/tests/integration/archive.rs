@@ -128,6 +128,7 @@ async fn hold(node: &Node, from_index: u64) -> u64 {
         from_index,
         cluster_id: status.cluster_id,
         incarnation: status.incarnation,
+        report: None,
     };
     node.archive().hold(request).await.unwrap().into_inner().first_index
 }

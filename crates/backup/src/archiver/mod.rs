@@ -28,6 +28,7 @@ use tokio::time::{Instant, sleep_until};
 use tokio_util::sync::CancellationToken;
 
 use self::decide::{Busy, Facts, Log, Step, decide};
+use self::holds::Order;
 use self::run::Run;
 use self::view::{Shared, State, Work};
 use self::work::{Done, Names};
@@ -120,7 +121,7 @@ pub struct Archiver {
     tasks: JoinSet<Done>,
     busy: Busy,
     headers: (mpsc::UnboundedSender<BaseHeader>, mpsc::UnboundedReceiver<BaseHeader>),
-    holds: watch::Sender<holds::Order>,
+    holds: watch::Sender<Option<Order>>,
     answers: Vec<Answer>,
     surveyed_at: Option<u64>,
     survey_at: u64,
@@ -425,13 +426,6 @@ impl Archiver {
         self.shared.view().troubles.clear();
     }
 
-    fn hold(&self) {
-        let Some(run) = &self.run else { return };
-        let Some(tail) = &run.tail else { return };
-        let order = Some((run.archive.history().clone(), tail.archived() + 1));
-        self.holds.send_if_modified(|held| std::mem::replace(held, order.clone()) != order);
-    }
-
     fn store_succeeded(&mut self, work: Work) {
         self.store_retry.succeeded();
         self.shared.view().troubles.remove(&work);
@@ -478,6 +472,7 @@ impl Archiver {
         view.archived_index = run.archived();
         view.archived_now_ms = run.archived_clock();
         view.last_base = run.inventory.newest_base().map(|base| base.document());
+        view.last_verified_restore = run.inventory.verified_document();
         view.gaps.clone_from(&run.gaps);
         view.recoverable.clone_from(&run.ranges);
         drop(view);

@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use helios_archive::plan::{Plan, Target};
 use helios_archive::retention::Retention;
-use helios_archive::{Archive, History, Keyring, Origin, Parent, Store};
-use helios_proto::v1::{ErrorCode, Role};
+use helios_archive::{Archive, Drill, History, Keyring, Origin, Parent, Store};
+use helios_proto::v1::{ArchiverReport, ErrorCode, Role};
 use serde_json::Value;
 use tempfile::TempDir;
 use tokio::task::JoinHandle;
@@ -136,10 +136,36 @@ async fn base_and_log_are_archived_from_a_follower_and_resumed_after_a_restart()
     follower.write(50);
     running.end().await.unwrap();
 
+    let restore = Drill {
+        at_ms: 7_000,
+        index: 10,
+        term: 2,
+        is_restore: true,
+        succeeded: true,
+        took_ms: 900,
+        detail: String::new(),
+    };
+    for drill in [
+        Drill { at_ms: 6_000, index: 9, ..restore.clone() },
+        restore.clone(),
+        Drill { at_ms: 8_000, is_restore: false, ..restore.clone() },
+        Drill { at_ms: 9_000, succeeded: false, ..restore },
+    ] {
+        archive(&dir, 1).report_drill(&drill).await.unwrap();
+    }
     let running = start(&dir, &[&leader, &follower]);
     running.archived(50).await;
     follower.write(60);
-    running.archived(60).await;
+    let status = running.archived(60).await;
+    assert_eq!(status["lastVerifiedRestore"]["atMs"], 7_000, "{status:#}");
+    let reported = |member: &Member| {
+        member.facts().report.clone().is_some_and(|report| {
+            let ArchiverReport { state, archived_index, last_base, last_verified_restore, .. } = report;
+            let indexes = (last_base.map(|base| base.index), last_verified_restore.map(|state| state.index));
+            (state.as_str(), archived_index, indexes) == ("Archiving", 60, (Some(10), Some(10)))
+        })
+    };
+    running.until("reports to all members", |_| reported(&leader) && reported(&follower)).await;
     running.end().await.unwrap();
     let archive = archive(&dir, 1);
     assert_restores(&archive, 60, 10).await;

@@ -1,6 +1,7 @@
 //! The view of the archiver for users: the document of /status, and the metrics. The owner writes it, requests read it.
 
 use std::collections::{BTreeMap, VecDeque};
+use std::fmt;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -28,6 +29,13 @@ pub enum State {
     NoMember,
     TakingBase,
     Archiving,
+}
+
+impl fmt::Display for State {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        // Each variant is one word, as in the JSON of /status.
+        fmt::Debug::fmt(self, f)
+    }
 }
 
 impl State {
@@ -73,6 +81,7 @@ pub struct View {
     pub applied_index: u64,
     pub gaps: Vec<Value>,
     pub last_base: Option<Value>,
+    pub last_verified_restore: Option<Value>,
     pub recoverable: Vec<Value>,
     pub last_gc_ms: Option<u64>,
     pub is_encrypted: bool,
@@ -175,6 +184,7 @@ impl Shared {
             "lagSeconds": (lag * 1000.0).round() / 1000.0,
             "gaps": view.gaps,
             "lastBase": view.last_base,
+            "lastVerifiedRestore": view.last_verified_restore,
             "recoverable": view.recoverable,
             "lastGcMs": view.last_gc_ms,
             "encrypted": view.is_encrypted,

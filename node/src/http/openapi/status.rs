@@ -33,9 +33,28 @@ pub fn fields() -> Vec<(&'static str, Json)> {
     fields.push(("state", reference("State")));
     let held = [("index", number()), ("command", text()), ("size_bytes", number()), ("crc", text())];
     fields.push(("entry_unappliable", or_null(object(&held, none))));
+    fields.push(("archivers", archivers()));
     fields.push(("parts", reference("Parts")));
     fields.push(("nodes", nodes()));
     fields
+}
+
+/// Schema of the archivers that hold the log of the answering member.
+fn archivers() -> Json {
+    let stored = || or_null(object(&["index", "age_seconds"].map(|name| (name, number())), &[]));
+    let archiver = object(
+        &[
+            ("name", text()),
+            ("reported_seconds_ago", number()),
+            ("state", text()),
+            ("archived_index", number()),
+            ("lag_seconds", json!({ "type": "number" })),
+            ("last_base", stored()),
+            ("last_verified_restore", stored()),
+        ],
+        &[],
+    );
+    json!({ "type": "array", "items": archiver })
 }
 
 pub fn node() -> Json {

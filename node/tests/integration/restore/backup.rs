@@ -140,6 +140,7 @@ pub async fn log_after(node: &Node, base: &BaseHeader) -> Streaming<LogChunk> {
         from_index: base.index + 1,
         cluster_id: base.cluster_id.clone(),
         incarnation: base.incarnation,
+        report: None,
     };
     node.archive().hold(hold).await.unwrap();
     let request = LogRequest {
