@@ -10,7 +10,7 @@ use prost::Message as _;
 use redis::aio::MultiplexedConnection;
 use tonic::Streaming;
 
-use crate::common::{Cluster, Node, Operator, PATIENCE, error_code, eventually};
+use crate::common::{Cluster, Node, Operator, PATIENCE, error_code, eventually, http};
 
 /// The fields of a Raft entry that these tests read (`eraftpb.Entry`).
 #[derive(Clone, PartialEq, prost::Message)]
@@ -388,6 +388,59 @@ async fn hold_keeps_the_log_until_its_limit_and_a_purged_entry_is_refused() {
     };
     assert_eq!(error_code::<()>(Err(ended)), ErrorCode::LogPurged);
     assert!(received < 4_000, "{received} entries were read ahead");
+}
+
+/// Changes `archive.hold` in the file of a running node, and reloads it.
+async fn reload_hold(node: &Node, bytes: u64) {
+    let file = node.directory().join("node.yaml");
+    let text = std::fs::read_to_string(&file).unwrap();
+    let (before, after) = text.split_once("hold: ").unwrap();
+    let (_, after) = after.split_once('}').unwrap();
+    // Replaced atomically, because the node watches the file.
+    let new = file.with_extension("new");
+    std::fs::write(&new, format!("{before}hold: {bytes}}}{after}")).unwrap();
+    std::fs::rename(new, &file).unwrap();
+    let (code, answer) = http(node.ports.gateway, "POST", "/config/reload", "").await.unwrap();
+    assert_eq!(code, 200, "{answer}");
+}
+
+#[tokio::test]
+async fn reloaded_limit_of_the_hold_counts_from_the_next_request_on() {
+    const SMALL: u64 = 524_288;
+    let raft = "trailing_entries: 50, max_retained_log_bytes: 0";
+    let mut cluster = Cluster::single_with(raft, &format!("archive: {{hold: {SMALL}}}\n"));
+    cluster.start_all();
+    cluster.wait_ready().await;
+    let node = &cluster[0];
+    let mut client = node.redis().await;
+    write(&mut client, 0..200, 100).await;
+    let from = node.status().await.commit_index + 1;
+    reload_hold(node, 16 << 20).await;
+    assert!(hold(node, from).await <= from);
+    let mut round = async |first: usize| {
+        write(&mut client, first..first + 500, 1_000).await;
+        node.cluster().snapshot(SnapshotRequest {}).await.unwrap();
+        node.status().await.first_index
+    };
+    for number in 1..4 {
+        round(number * 500).await;
+    }
+    eventually("the log before the hold is purged", async || {
+        (node.status().await.first_index == from).then_some(())
+    })
+    .await;
+    assert!(node.metric("helios_archive_hold_bytes").await > Some(2 * SMALL));
+
+    reload_hold(node, SMALL).await;
+    assert_eq!(round(2_000).await, from);
+    assert_eq!(node.metric("helios_archive_hold_dropped_total").await, Some(0));
+    hold(node, from).await;
+    round(2_500).await;
+    eventually("the log is purged although it was held", async || {
+        (node.status().await.first_index > from).then_some(())
+    })
+    .await;
+    assert_eq!(node.metric("helios_archive_hold_dropped_total").await, Some(1));
 }
 
 #[tokio::test]
