@@ -1,4 +1,4 @@
-//! What the archivers reported to this member, for its status. It is in memory only: an archiver repeats it every few seconds.
+//! Reports of archivers to this member, for its status. They are in memory only: an archiver repeats its report every few seconds.
 
 use std::collections::BTreeMap;
 use std::sync::{Mutex, PoisonError};
