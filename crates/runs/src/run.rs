@@ -193,7 +193,7 @@ impl Run {
     /// Returns the slot of `key`, whose filter hash is `hash`; `None` if the run does not have the key.
     pub fn get(&self, key: &[u8], hash: u64) -> Result<Option<Slot>> {
         let Some(part) = self.part_of(key) else { return Ok(None) };
-        if !filter::may_contain(&*self.filter(part)?, hash) {
+        if !filter::may_contain(&self.filter(part)?, hash) {
             return Ok(None);
         }
         let index = self.index(part, Caching::Fill)?;
@@ -206,7 +206,7 @@ impl Run {
     /// Whether the run may have a slot of `key`, whose filter hash is `hash`. Reads a filter, but no data block.
     pub fn may_contain(&self, key: &[u8], hash: u64) -> Result<bool> {
         let Some(part) = self.part_of(key) else { return Ok(false) };
-        Ok(filter::may_contain(&*self.filter(part)?, hash))
+        Ok(filter::may_contain(&self.filter(part)?, hash))
     }
 
     fn part_of(&self, key: &[u8]) -> Option<&Part> {
