@@ -197,7 +197,9 @@ async fn archiver_killed_at_any_moment_leaves_no_gap_and_no_fork() {
     let archive = archive(&dir, 1);
     let catalog = archive.catalog().await.unwrap();
     let base = catalog.usable_bases().next().unwrap();
-    assert!(catalog.overlaps().is_empty() && catalog.gaps().is_empty());
+    // There may be overlaps: a segment that was on its way when its archiver was killed may arrive after the next one has
+    // listed the store.
+    assert!(catalog.gaps().is_empty(), "{:?}", catalog.gaps());
     assert_restores(&archive, last, catalog.usable_bases().next_back().unwrap().index).await;
     assert_eq!(catalog.reach_of(base), last);
 }
