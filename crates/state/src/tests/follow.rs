@@ -8,7 +8,7 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::follow::{Cursor, Effects, Selection};
-use crate::{Lost, value};
+use crate::{Limits, Lost, Replica, value};
 
 fn call(words: &[&str]) -> Op {
     let args = words[1..].iter().map(|word| bytes(word)).collect();
@@ -35,6 +35,7 @@ fn whole(store: &Store, selection: &Selection) -> BTreeMap<Bytes, Bytes> {
 struct Follower {
     selection: Selection,
     held: BTreeMap<Bytes, Bytes>,
+    replica: Replica,
     through: u64,
     cursor: Option<Cursor>,
     /// Index of the last page.
@@ -44,26 +45,34 @@ struct Follower {
 impl Follower {
     fn new(store: &Store, selection: Selection) -> Self {
         let through = store.record_elements(true);
-        Self { selection, held: BTreeMap::new(), through, cursor: Some(Cursor::default()), paged: 0 }
+        let (held, replica) = (BTreeMap::new(), Replica::default());
+        Self { selection, held, replica, through, cursor: Some(Cursor::default()), paged: 0 }
+    }
+
+    /// Begins again with a snapshot of `store`.
+    fn restart(&mut self, store: &Store) {
+        *self = Self::new(store, self.selection.clone());
     }
 
     fn page(&mut self, store: &Store, max_bytes: usize) {
         let Some(cursor) = self.cursor.take() else { return };
         let page = store.pairs(&self.selection, cursor, max_bytes).unwrap();
         let records = page.pairs.into_iter().map(|(raw, data)| (raw, Some(data))).collect();
-        self.apply(Effects { records, ..Effects::default() });
+        self.apply(Effects { records, ..Effects::default() }, None);
         (self.cursor, self.paged) = (page.next, page.index);
     }
 
     fn follow(&mut self, store: &Store) -> Result<(), Lost> {
         let effects = store.effects_after(self.through, &self.selection)?;
-        self.through = effects.through;
-        self.apply(effects);
+        self.through = self.through.max(effects.through);
+        self.apply(effects, Some(self.through));
         Ok(())
     }
 
-    fn apply(&mut self, effects: Effects) {
+    fn apply(&mut self, effects: Effects, through: Option<u64>) {
         let Effects { is_cleared, records, .. } = effects;
+        let given: Vec<_> = records.clone().into_iter().collect();
+        self.replica.apply(is_cleared, &given, through).unwrap();
         if is_cleared {
             self.held.clear();
         }
@@ -95,7 +104,45 @@ impl Follower {
             self.follow(store).unwrap();
         }
         assert!(self.is_whole());
-        assert_eq!(self.held, whole(store, &self.selection));
+        self.check(store);
+    }
+
+    /// Asserts that the follower, and the replica with all that is derived from the records, have the selected state.
+    fn check(&self, store: &Store) {
+        let expected = whole(store, &self.selection);
+        assert_eq!(self.held, expected);
+        let replica = self.replica.store();
+        assert_eq!(whole(replica, &self.selection), expected);
+        let mut all = expected.clone();
+        let keys: Vec<_> = expected.iter().filter(|(raw, _)| value::is_data_key(raw)).collect();
+        for (raw, data) in &keys {
+            let key = value::user_key(raw);
+            let expiry = crate::Value::decode((*data).clone()).unwrap().expire_at_ms;
+            all.extend(expiry.map(|at_ms| (value::expiry_key(at_ms, &key), Bytes::new())));
+            for name in ["type", "pttl", "hgetall", "smembers", "zrange", "lrange"] {
+                let mut args = vec![key.clone()];
+                args.extend(name.ends_with("range").then(|| [bytes("0"), bytes("-1")]).into_iter().flatten());
+                let call = Call { name: name.to_owned(), args, ..Call::default() };
+                for now_ms in [store.clock_ms(), store.clock_ms() + 30] {
+                    let answers = [store, replica].map(|of| of.query(&call, now_ms, Limits::DEFAULT_READ));
+                    assert_eq!(format!("{:?}", answers[0]), format!("{:?}", answers[1]), "{name} {key:?}");
+                }
+            }
+        }
+        assert_eq!(replica.key_count(), keys.len() as u64);
+        let state = replica.inner.state();
+        let mut held: BTreeMap<_, _> = state.view().range(b"", None).map(|pair| pair.unwrap()).collect();
+        // The record of a checkpoint.
+        held.remove(value::META_KEY);
+        assert_eq!(held, all, "the expiry index");
+        let mut copy = Replica::default();
+        copy.apply(
+            false,
+            &expected.into_iter().map(|(raw, data)| (raw, Some(data))).collect::<Vec<_>>(),
+            None,
+        )
+        .unwrap();
+        assert_eq!(self.replica.bytes(), copy.bytes());
     }
 }
 
@@ -161,13 +208,53 @@ proptest! {
                 Step::Follow => for follower in &mut followers {
                     follower.follow(&machine.store).unwrap();
                     if follower.is_whole() {
-                        prop_assert_eq!(&follower.held, &whole(&machine.store, &follower.selection));
+                        follower.check(&machine.store);
                     }
                 },
-                Step::Checkpoint => drop(machine.store.checkpoint().unwrap()),
+                Step::Checkpoint => {
+                    machine.store.checkpoint().unwrap();
+                    for follower in &followers {
+                        follower.replica.store().checkpoint().unwrap();
+                    }
+                }
             }
         }
         followers.iter_mut().for_each(|follower| follower.catch_up(&machine.store));
+    }
+
+    /// Two members apply the same log, each as far as it has come. The stream is resumed on either, and sometimes begins
+    /// again with a snapshot.
+    #[test]
+    fn replica_has_the_state_after_its_stream_was_resumed_on_another_member_or_began_again(
+        ops in prop::collection::vec(op(), 1..40),
+        turns in prop::collection::vec((0..2_usize, 0..6_usize, 0..10_u8), 1..30),
+    ) {
+        let log: Vec<_> = ops.into_iter().zip(0..).map(|(op, now_ms)| command(now_ms, op)).collect();
+        let members = [Store::in_memory(), Store::in_memory()];
+        for member in &members {
+            member.record_elements(true);
+        }
+        let mut follower = Follower::new(&members[0], selected(&["a:"]));
+        for (at, entries, chance) in turns {
+            let member = &members[at];
+            let end = (member.applied().index as usize + entries).min(log.len());
+            replay(member, &log[..end]);
+            if chance == 0 {
+                follower.restart(member);
+            }
+            while follower.cursor.is_some() {
+                follower.page(member, 200);
+            }
+            // A member that is behind has nothing to send.
+            while follower.through < member.applied().index {
+                follower.follow(member).unwrap();
+            }
+            if follower.is_whole() && follower.through == member.applied().index {
+                follower.check(member);
+            }
+        }
+        replay(&members[1], &log);
+        follower.catch_up(&members[1]);
     }
 
     /// Two databases that differ only outside the prefixes have the same effects and pages.
@@ -229,6 +316,30 @@ fn elements_are_recorded_only_while_they_are_wanted() {
     assert_eq!((effects.records.len(), effects.through, effects.is_last), (2, 2, true));
     machine.store.record_elements(false);
     assert!(machine.store.effects_after(2, &selection).is_err());
+}
+
+#[test]
+fn replica_refuses_records_that_it_does_not_know_and_keeps_its_state() {
+    let mut replica = Replica::default();
+    let value = |key: &str| crate::Value {
+        kind: crate::Kind::String,
+        data: bytes(key),
+        revision: 1,
+        expire_at_ms: None,
+    };
+    replica.apply(false, &[(bytes("dk"), Some(value("v").encode()))], Some(4)).unwrap();
+    for unknown in
+        [(bytes("e12345678k"), Some(bytes(""))), (bytes("dk"), Some(bytes("x"))), (bytes("s1"), None)]
+    {
+        let good = (bytes("dother"), Some(value("w").encode()));
+        assert!(replica.apply(true, &[good, unknown], Some(5)).is_err());
+    }
+    assert_eq!((replica.store().key_count(), replica.store().applied().index), (1, 4));
+    replica.advance(9);
+    assert_eq!(replica.store().applied().index, 9);
+    assert!(replica.store().get(b"k", 0).unwrap().is_some() && replica.bytes() > 0);
+    replica.apply(true, &[], Some(10)).unwrap();
+    assert_eq!((replica.store().key_count(), replica.bytes()), (0, 0));
 }
 
 #[test]
