@@ -21,7 +21,7 @@ const EDGES: &[(&str, &[&str])] = &[
     ("crates/redis", &["helios-proto", "helios-service", "helios-state"]),
     ("crates/archive", &[]),
     ("crates/backup", &["helios-archive", "helios-proto"]),
-    ("crates/sidecar", &["helios-proto", "helios-redis", "helios-service"]),
+    ("crates/sidecar", &["helios-proto", "helios-redis", "helios-service", "helios-state"]),
     ("crates/rdb", &[]),
     (
         "node",
@@ -51,7 +51,7 @@ const FORBIDDEN: &[(&str, &[&str])] = &[
     ("crates/archive", PORTS),
     ("crates/rdb", PORTS),
     ("crates/backup", &["warp", "kube", "raft", "sled", "redb", "mlua"]),
-    ("crates/sidecar", &["warp", "kube", "tonic", "raft", "sled", "redb", "mlua"]),
+    ("crates/sidecar", &["warp", "kube", "raft", "sled", "redb", "mlua"]),
     ("crates/config", PORTS),
     ("crates/config", &["tokio", "rustls"]),
     ("crates/redis", &["warp", "hyper", "hyper-util", "kube", "tonic", "raft", "sled", "redb"]),

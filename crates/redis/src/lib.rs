@@ -20,6 +20,7 @@ pub mod output;
 mod pause;
 mod prefixes;
 pub mod reference;
+pub mod replica;
 mod script;
 mod server;
 mod session;

@@ -20,7 +20,7 @@ Any node accepts any command. A write is acknowledged once a majority holds it o
 linearizable, unless the connection sent `READONLY`, after which it reads its node's state however old, or
 `HELIOS.READ STALE 500`, after which it reads state that is at most 500 ms old. Even then a connection sees its own
 writes. To see those of another connection, on any node: `HELIOS.TOKEN` there, after the write, and
-`HELIOS.TOKEN <token>` here, before the read.
+`HELIOS.TOKEN <token>` here, before the read. `HELIOS.TOKEN SEEN` is for all that a connection has written or read.
 
 ";
 

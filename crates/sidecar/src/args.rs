@@ -65,6 +65,21 @@ pub struct SidecarArgs {
     /// Time without contact to any member after which requests are answered with CLUSTERDOWN, in milliseconds.
     #[arg(long, env = "HELIOS_SIDECAR_CUT_OFF_AFTER_MS", default_value_t = 3_000, value_name = "MS")]
     pub cut_off_after_ms: u64,
+    /// proxy: all requests go to a member. replica: reads of keys are answered from memory, which follows a member.
+    #[arg(long, env = "HELIOS_SIDECAR_MODE", value_enum, default_value_t = Mode::Proxy)]
+    pub mode: Mode,
+    /// Prefix of the keys that are held in Replica mode; several times for several. Without it, all keys that the user may access.
+    #[arg(long, env = "HELIOS_SIDECAR_PREFIX", value_name = "PREFIX")]
+    pub prefix: Vec<String>,
+    /// Age in milliseconds above which a state is not read: requests are then forwarded.
+    #[arg(long, env = "HELIOS_SIDECAR_MAX_STALENESS_MS", default_value_t = 1_000, value_name = "MS")]
+    pub max_staleness_ms: u64,
+    /// Limit of the keys that are held in Replica mode, in bytes of memory. Above it, all requests are forwarded.
+    #[arg(long, env = "HELIOS_SIDECAR_REPLICA_MEMORY_BYTES", default_value_t = 64 << 20, value_name = "BYTES")]
+    pub replica_memory_bytes: u64,
+    /// gRPC client ports of the members, which Replica mode follows; by default port 50051 of the hosts of --cluster.
+    #[arg(long, env = "HELIOS_SIDECAR_FOLLOW", value_delimiter = ',', value_name = "HOST:PORT")]
+    pub follow: Vec<String>,
     /// Time that commands in flight have to finish on SIGTERM, in milliseconds.
     #[arg(long, env = "HELIOS_SIDECAR_GRACE_MS", default_value_t = 5_000, value_name = "MS")]
     pub grace_ms: u64,
@@ -85,6 +100,13 @@ pub struct SidecarArgs {
     pub idle_seconds: u64,
 }
 
+/// Where reads are answered.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub enum Mode {
+    Proxy,
+    Replica,
+}
+
 /// An unusable command line or file, in one line.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ConfigError(pub String);
@@ -102,6 +124,10 @@ pub struct HostPort {
 }
 
 const REDIS_PORT: u16 = 6379;
+const GRPC_PORT: u16 = 50051;
+/// Limits of a member on the prefixes of a stream.
+const MAX_PREFIXES: usize = 64;
+const MIN_STALENESS_MS: u64 = 100;
 const MIN_CUT_OFF_MS: u64 = 100;
 
 impl SidecarArgs {
@@ -131,15 +157,42 @@ impl SidecarArgs {
         if let Some(dir) = self.secret_dir.as_ref().filter(|dir| !dir.is_dir()) {
             return error(format!("--secret-dir {}: no directory", dir.display()));
         }
+        if self.max_staleness_ms < MIN_STALENESS_MS {
+            return error(format!(
+                "--max-staleness-ms {}: at least {MIN_STALENESS_MS}",
+                self.max_staleness_ms
+            ));
+        }
+        if self.prefix.len() > MAX_PREFIXES || self.prefix.iter().any(String::is_empty) {
+            return error(format!("--prefix: at most {MAX_PREFIXES}, and none is empty"));
+        }
         self.metrics_address()?;
         self.members()
+    }
+
+    /// Returns the gRPC ports to follow; `members` are those of [`Self::checked`].
+    ///
+    /// # Errors
+    /// One is no address.
+    pub fn followed(&self, members: &[HostPort]) -> Result<Vec<HostPort>, ConfigError> {
+        if !self.follow.is_empty() {
+            return self.follow.iter().map(|member| host_port("--follow", member, GRPC_PORT)).collect();
+        }
+        let mut hosts: Vec<HostPort> = Vec::new();
+        for HostPort { host, .. } in members {
+            let member = HostPort { host: host.clone(), port: GRPC_PORT };
+            if !hosts.contains(&member) {
+                hosts.push(member);
+            }
+        }
+        Ok(hosts)
     }
 
     fn members(&self) -> Result<Vec<HostPort>, ConfigError> {
         let given: Vec<_> =
             self.cluster.iter().map(|member| member.trim()).filter(|member| !member.is_empty()).collect();
         if !given.is_empty() {
-            return given.into_iter().map(|member| host_port("--cluster", member)).collect();
+            return given.into_iter().map(|member| host_port("--cluster", member, REDIS_PORT)).collect();
         }
         let Some(dir) = &self.secret_dir else {
             return Err(ConfigError("--cluster: name the members, HOST:PORT separated by commas".to_owned()));
@@ -153,7 +206,7 @@ impl SidecarArgs {
             .ok_or_else(|| ConfigError(format!("{}: write rediss://HOST:PORT", path.display())))?;
         let authority = authority.rsplit_once('@').map_or(authority, |(_, hosts)| hosts);
         let hosts = authority.split(['/', '?']).next().unwrap_or_default();
-        hosts.split(',').map(|member| host_port(&path.display().to_string(), member)).collect()
+        hosts.split(',').map(|member| host_port(&path.display().to_string(), member, REDIS_PORT)).collect()
     }
 
     /// Returns the address of the probes and metrics.
@@ -186,17 +239,17 @@ impl SidecarArgs {
     }
 }
 
-fn host_port(source: &str, text: &str) -> Result<HostPort, ConfigError> {
+fn host_port(source: &str, text: &str, port: u16) -> Result<HostPort, ConfigError> {
     let wrong = || ConfigError(format!("{source} {text:?}: write HOST:PORT, e.g. demo:6379 or [::1]:6379"));
     // Without brackets, an IPv6 address cannot be distinguished from a port.
     let (host, port) = match text.parse::<IpAddr>() {
-        Ok(IpAddr::V6(_)) => (text, REDIS_PORT),
+        Ok(IpAddr::V6(_)) => (text, port),
         _ => match text.rsplit_once(':') {
             Some((host, port)) if !host.is_empty() && !text.ends_with(']') => {
                 (host, port.parse().map_err(|_| wrong())?)
             }
             Some(_) if !text.ends_with(']') => return Err(wrong()),
-            _ => (text, REDIS_PORT),
+            _ => (text, port),
         },
     };
     let host = host.trim_start_matches('[').trim_end_matches(']');
@@ -238,6 +291,24 @@ mod tests {
         assert!(members(&["--secret-dir", &path]).unwrap_err().contains("uri"));
         std::fs::write(dir.path().join(URI), "rediss://app:p@ss@demo.db.svc:6379/0\n").unwrap();
         assert_eq!(members(&["--secret-dir", &path]), Ok(vec![("demo.db.svc".to_owned(), 6379)]));
+    }
+
+    #[test]
+    fn replica_follows_the_grpc_ports_of_the_members_unless_they_are_named() {
+        let followed = |args: &[&str]| {
+            let args = SidecarArgs::of(args);
+            let ports = args.followed(&args.checked().unwrap()).unwrap();
+            ports.into_iter().map(|member| format!("{}:{}", member.host, member.port)).collect::<Vec<_>>()
+        };
+        assert_eq!(followed(&["--cluster", "a:1,b:2,a:3"]), ["a:50051", "b:50051"]);
+        assert_eq!(followed(&["--cluster", "a:1", "--follow", "c:4,d"]), ["c:4", "d:50051"]);
+        let given = ["--cluster", "a", "--mode", "replica", "--prefix", "x:", "--prefix", "y,z"];
+        let given = SidecarArgs::of(&given);
+        assert_eq!((given.mode, given.prefix), (Mode::Replica, vec!["x:".to_owned(), "y,z".to_owned()]));
+        assert!(members(&["--cluster", "a", "--prefix", ""]).unwrap_err().contains("--prefix"));
+        assert!(
+            members(&["--cluster", "a", "--max-staleness-ms", "9"]).unwrap_err().contains("at least 100")
+        );
     }
 
     #[test]

@@ -5,6 +5,7 @@
 //! So a request may be answered here instead of by a member, in order with the others.
 
 mod admit;
+mod local;
 mod replies;
 
 use std::future::poll_fn;
@@ -27,9 +28,11 @@ use tokio_util::sync::CancellationToken;
 use crate::members::Members;
 use crate::metrics::Metrics;
 use crate::queue::{Entry, Queue};
+use crate::replica::Replica;
 use crate::request::Kind;
 use crate::session::Session;
 use crate::upstream::{CHUNK_BYTES, Dialer, KEPT_BYTES, Upstream, poll_receive};
+use local::{Observed, Waiting};
 use replies::Incoming;
 
 /// Limits on the requests that wait for a reply; one request may be larger.
@@ -57,6 +60,8 @@ pub struct Shared {
     pub dialer: Dialer,
     pub members: Arc<Members>,
     pub metrics: Arc<Metrics>,
+    /// In Replica mode.
+    pub replica: Option<Arc<Replica>>,
     pub memory: Arc<ClientMemory>,
     pub max_request_bytes: usize,
     pub idle_timeout: Option<Duration>,
@@ -74,6 +79,10 @@ pub struct Connection {
     account: Arc<Account>,
     cut: CancellationToken,
     queue: Queue,
+    /// A read that the replica may answer within milliseconds. Nothing after it is decoded.
+    waiting: Option<Waiting>,
+    /// Observations of the client, in Replica mode.
+    observed: Option<Observed>,
     session: Session,
     upstream: Option<Upstream>,
     /// Reply of the member that has begun.
@@ -103,6 +112,7 @@ impl Connection {
         let account = Arc::new(account);
         Self {
             removals: shared.members.removals(),
+            observed: shared.replica.as_ref().map(Observed::new),
             shared,
             stream,
             input: BytesMut::new(),
@@ -111,6 +121,7 @@ impl Connection {
             account,
             cut,
             queue: Queue::default(),
+            waiting: None,
             session: Session::default(),
             upstream: None,
             incoming: None,
@@ -159,9 +170,11 @@ impl Connection {
             self.settle_refused();
             has_progress |= self.answer_ready();
             self.leave_if_idle();
+            has_progress |= self.settle_waiting();
             has_progress |= self.decode();
             has_progress |= self.answer_ready();
             self.authenticate_if_changed();
+            self.ask_position();
             self.send();
             if !has_progress {
                 return Ok(());
@@ -173,7 +186,7 @@ impl Connection {
         // Requests may wait until the client has read more.
         let has_sent_all = self.is_half_closed && self.output.len() < self.window;
         let nothing_follows = self.is_closing || has_sent_all || self.shared.stop.is_cancelled();
-        nothing_follows && self.queue.is_empty() && self.incoming.is_none()
+        nothing_follows && self.queue.is_empty() && self.waiting.is_none() && self.incoming.is_none()
     }
 
     /// Leaves a member that is stopping or without a quorum, between two requests.
@@ -188,6 +201,7 @@ impl Connection {
             self.must_leave |= !self.shared.members.is_listed(&upstream.member);
         }
         if std::mem::take(&mut self.must_leave) {
+            self.observe_lost();
             self.session.lose();
             self.upstream = None;
         }
@@ -263,12 +277,15 @@ impl Connection {
         let is_stalled = !reads_member && !reads_client && may_send;
         let deadline = self.output.deadline();
         let (late, retry_at) = (self.late(), self.retry_at);
+        let mut waiting = self.waiting.as_ref().map(Waiting::woken);
+        let is_waiting = waiting.is_some();
         tokio::select! {
             biased;
             () = cut.cancelled() => return Err(io::ErrorKind::ConnectionAborted.into()),
             moved = poll_fn(|context| self.poll_io(context, reads_client, reads_member)) => return moved,
             _ = identity.changed() => self.must_authenticate = true,
             () = stop.cancelled(), if !stop.is_cancelled() => {}
+            () = Waiting::over(&mut waiting), if is_waiting => {}
             () = until(retry_at), if retry_at.is_some() => self.retry_at = None,
             () = tokio::time::sleep(STALL), if is_stalled => self.window *= 2,
             () = until(late) => {
@@ -289,7 +306,10 @@ impl Connection {
         if let Some(began) = self.request_began {
             return Some(began + REQUEST_TIMEOUT);
         }
-        let is_idle = self.queue.is_empty() && self.session.subscriptions == 0 && !self.is_closing;
+        let is_idle = self.queue.is_empty()
+            && self.waiting.is_none()
+            && self.session.subscriptions == 0
+            && !self.is_closing;
         self.shared.idle_timeout.filter(|_| is_idle).map(|limit| self.last_request + limit)
     }
 

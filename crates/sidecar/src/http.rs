@@ -17,6 +17,7 @@ use tokio::sync::Semaphore;
 
 use crate::members::Members;
 use crate::metrics::Metrics;
+use crate::replica::Replica;
 
 const HEADER_TIMEOUT: Duration = Duration::from_secs(10);
 const MAX_CONNECTIONS: usize = 64;
@@ -26,6 +27,7 @@ const METRICS_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset
 pub struct Probes {
     pub members: Arc<Members>,
     pub metrics: Arc<Metrics>,
+    pub replica: Option<Arc<Replica>>,
     pub stop: tokio_util::sync::CancellationToken,
 }
 
@@ -65,7 +67,9 @@ impl Probes {
                     format!("no contact to the cluster for {seconds} s: {}\n", self.members.problem());
                 text(StatusCode::SERVICE_UNAVAILABLE, "text/plain", reason)
             }
-            "/metrics" => text(StatusCode::OK, METRICS_TYPE, self.metrics.text(&self.members)),
+            "/metrics" => {
+                text(StatusCode::OK, METRICS_TYPE, self.metrics.text(&self.members, self.replica.as_deref()))
+            }
             _ => {
                 let paths = "there are /livez, /readyz and /metrics\n";
                 text(StatusCode::NOT_FOUND, "text/plain", paths.to_owned())

@@ -2,7 +2,8 @@
 //! forwards its requests to a member of the cluster (docs/adr/0030-sidecar.md).
 //!
 //! Pure parts decide: what a request means (`request`), where a reply ends (`reply`), what becomes of the requests in
-//! flight when a member is lost (`queue`, `session`). `connection` moves bytes and asks them.
+//! flight when a member is lost (`queue`, `session`). `connection` moves bytes and asks them. In Replica mode, `replica`
+//! holds the state of some keys and answers their reads (docs/adr/0036-replica.md).
 
 mod args;
 mod connection;
@@ -12,6 +13,7 @@ mod members;
 mod metrics;
 pub mod program;
 mod queue;
+mod replica;
 mod reply;
 mod request;
 mod secret;

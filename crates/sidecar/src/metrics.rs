@@ -14,9 +14,10 @@ use prometheus_client::registry::Registry;
 
 use crate::members::Members;
 use crate::queue::Lost;
+use crate::replica::{Phase, Reason, Replica};
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct Reason {
+struct Label {
     reason: &'static str,
 }
 
@@ -30,23 +31,32 @@ struct Direction {
     direction: &'static str,
 }
 
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct PhaseLabel {
+    phase: &'static str,
+}
+
 #[derive(Debug)]
 pub struct Metrics {
     registry: Mutex<Registry>,
     pub rejections: Rejections,
     pub connections: Gauge,
-    forwarded: Family<Reason, Counter>,
+    forwarded: Family<Label, Counter>,
     /// Requests that the sidecar answered without a member.
     pub local: Counter,
-    errors: Family<Reason, Counter>,
+    errors: Family<Label, Counter>,
     /// Requests sent to another member after a loss or a refusal.
     pub retries: Counter,
     connects: Family<Outcome, Counter>,
     bytes: Family<Direction, Counter>,
     since_contact: Gauge<f64, AtomicU64>,
     ready: Gauge,
-    /// Counters that every request changes: without the lookup of their labels.
-    pub to_members: Counter,
+    staleness: Gauge<f64, AtomicU64>,
+    replica_bytes: Gauge,
+    replica_keys: Gauge,
+    phase: Family<PhaseLabel, Gauge>,
+    /// Counters that every request changes: without the lookup of their labels. By [`Reason`].
+    to_members: [Counter; Reason::ALL.len()],
     pub received: Counter,
     pub sent: Counter,
 }
@@ -54,9 +64,10 @@ pub struct Metrics {
 impl Metrics {
     pub fn new() -> Self {
         let (forwarded, bytes) =
-            (Family::<Reason, Counter>::default(), Family::<Direction, Counter>::default());
+            (Family::<Label, Counter>::default(), Family::<Direction, Counter>::default());
         let of = |direction| bytes.get_or_create(&Direction { direction }).clone();
-        let to_members = forwarded.get_or_create(&Reason { reason: "proxy_mode" }).clone();
+        let to_members =
+            Reason::ALL.map(|reason| forwarded.get_or_create(&Label { reason: reason.label() }).clone());
         let metrics = Self {
             registry: Mutex::new(Registry::with_prefix("helios_sidecar")),
             rejections: Rejections::default(),
@@ -72,9 +83,44 @@ impl Metrics {
             bytes,
             since_contact: Gauge::default(),
             ready: Gauge::default(),
+            staleness: Gauge::default(),
+            replica_bytes: Gauge::default(),
+            replica_keys: Gauge::default(),
+            phase: Family::default(),
         };
         metrics.register();
         metrics
+    }
+
+    /// Adds the metrics of Replica mode.
+    pub fn register_replica(&self, replica: &Replica) {
+        let mut registry = self.registry.lock().unwrap_or_else(PoisonError::into_inner);
+        registry.register("local_reads", "Reads answered by the replica", replica.reads.clone());
+        registry.register(
+            "resyncs",
+            "Snapshots that were begun, the first one included",
+            replica.resyncs.clone(),
+        );
+        let help = "Seconds that the state may be old, -1 if there is none or its age is not known";
+        registry.register("staleness_seconds", help, self.staleness.clone());
+        registry.register("replica_bytes", "Memory of the replica's records", self.replica_bytes.clone());
+        registry.register("replica_keys", "Keys of the replica", self.replica_keys.clone());
+        registry.register("replica_phase", "1 for the phase that the replica is in", self.phase.clone());
+    }
+
+    fn observe(&self, replica: &Replica) {
+        self.staleness.set(replica.staleness().map_or(-1.0, |age| age.as_secs_f64()));
+        self.replica_bytes.set(replica.bytes().cast_signed());
+        self.replica_keys.set(replica.size().1.cast_signed());
+        let now = replica.phase();
+        for phase in Phase::ALL {
+            self.phase.get_or_create(&PhaseLabel { phase: phase.label() }).set(i64::from(phase == now));
+        }
+    }
+
+    /// Counts a request that a member gets.
+    pub fn forwarded(&self, reason: Reason) {
+        self.to_members[reason as usize].inc();
     }
 
     fn register(&self) {
@@ -98,7 +144,7 @@ impl Metrics {
 
     pub fn error(&self, reason: &'static str, count: u64) {
         if count > 0 {
-            self.errors.get_or_create(&Reason { reason }).inc_by(count);
+            self.errors.get_or_create(&Label { reason }).inc_by(count);
         }
     }
 
@@ -114,7 +160,10 @@ impl Metrics {
     }
 
     /// Returns all metrics in the text format of OpenMetrics.
-    pub fn text(&self, members: &Members) -> String {
+    pub fn text(&self, members: &Members, replica: Option<&Replica>) -> String {
+        if let Some(replica) = replica {
+            self.observe(replica);
+        }
         self.since_contact.set(members.since_contact().as_secs_f64());
         self.ready.set(i64::from(members.is_ready()));
         let mut text = String::new();
@@ -125,25 +174,37 @@ impl Metrics {
     }
 
     /// Returns the section `sidecar` of `INFO`.
-    pub fn info(&self, members: &Members) -> String {
+    pub fn info(&self, members: &Members, replica: Option<&Replica>) -> String {
         let member = members.in_order().first().map(|member| member.address.to_string()).unwrap_or_default();
-        let counted =
-            |family: &Family<Reason, Counter>, reason| family.get_or_create(&Reason { reason }).get();
+        let counted = |family: &Family<Label, Counter>, reason| family.get_or_create(&Label { reason }).get();
         let mut text = String::from("# Sidecar\r\n");
         let fields = [
             ("sidecar_version", env!("CARGO_PKG_VERSION").to_owned()),
-            ("sidecar_mode", "proxy".to_owned()),
+            ("sidecar_mode", if replica.is_some() { "replica" } else { "proxy" }.to_owned()),
             ("sidecar_ready", u8::from(members.is_ready()).to_string()),
             ("sidecar_member", member),
             ("sidecar_since_contact_ms", members.since_contact().as_millis().to_string()),
             ("sidecar_connections", self.connections.get().to_string()),
-            ("sidecar_forwarded", self.to_members.get().to_string()),
+            ("sidecar_forwarded", self.to_members.iter().map(Counter::get).sum::<u64>().to_string()),
             ("sidecar_local", self.local.get().to_string()),
             ("sidecar_retries", self.retries.get().to_string()),
             ("sidecar_outcome_unknown", counted(&self.errors, "outcome_unknown").to_string()),
             ("sidecar_cut_off", counted(&self.errors, "cut_off").to_string()),
         ];
-        for (name, value) in fields {
+        let of_replica = replica.map(|replica| {
+            let (index, keys) = replica.size();
+            let age = replica.staleness().map_or(-1, |age| age.as_millis().cast_signed());
+            [
+                ("sidecar_replica", replica.phase().label().to_owned()),
+                ("sidecar_replica_index", index.to_string()),
+                ("sidecar_replica_keys", keys.to_string()),
+                ("sidecar_replica_bytes", replica.bytes().to_string()),
+                ("sidecar_staleness_ms", age.to_string()),
+                ("sidecar_local_reads", replica.reads.get().to_string()),
+                ("sidecar_resyncs", replica.resyncs.get().to_string()),
+            ]
+        });
+        for (name, value) in fields.into_iter().chain(of_replica.into_iter().flatten()) {
             // Writing to a String cannot fail.
             let _ = write!(text, "{name}:{value}\r\n");
         }
@@ -163,7 +224,9 @@ mod tests {
         metrics.rejections.count("max_clients");
         metrics.error("cut_off", 1);
         metrics.connected(true);
-        let text = metrics.text(&Members::new(Vec::new(), Duration::from_secs(3)));
+        let replica = Replica::new(Duration::from_secs(1));
+        metrics.register_replica(&replica);
+        let text = metrics.text(&Members::new(Vec::new(), Duration::from_secs(3)), Some(&replica));
         let guide = include_str!("../../../docs/guide/sidecar.md");
         let samples = text.lines().filter(|line| !line.starts_with('#'));
         let names: Vec<_> = samples.filter_map(|line| line.split(['{', ' ']).next()).collect();

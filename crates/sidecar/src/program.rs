@@ -14,18 +14,23 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tracing_subscriber::EnvFilter;
 
-use crate::args::{ConfigError, SidecarArgs};
+use crate::args::{ConfigError, HostPort, Mode, SidecarArgs};
 use crate::connection::Shared;
 use crate::contact;
 use crate::http::{self, Probes};
 use crate::members::Members;
 use crate::metrics::Metrics;
-use crate::secret::Files;
+use crate::replica::link::Link;
+use crate::replica::{Replica, pulse};
+use crate::secret::{Files, Identity};
 use crate::server::{self, Listeners};
 use crate::upstream::Dialer;
 
 const EX_CONFIG: u8 = 78;
 const WORKERS: usize = 2;
+/// The age of the state is confirmed so many times within its limit, and at least this often, milliseconds.
+const BEATS: u64 = 5;
+const MAX_BEAT_MS: u64 = 200;
 /// Time that blocking tasks, as the resolution of a name, get after everything else has stopped.
 const BLOCKING_STOP_TIMEOUT: Duration = Duration::from_millis(100);
 
@@ -64,6 +69,7 @@ fn fail(code: u8, message: &str) -> ExitCode {
 
 async fn run(args: &SidecarArgs) -> Result<(), ConfigError> {
     let hosts = args.checked()?;
+    let followed = args.followed(&hosts)?;
     let files = Files::of(args);
     let identity = Arc::new(watch::Sender::new(Arc::new(files.read()?)));
     let listeners = Listeners::bind(&args.listen, args.unix_socket.as_deref()).await?;
@@ -81,10 +87,16 @@ async fn run(args: &SidecarArgs) -> Result<(), ConfigError> {
         identity: identity.subscribe(),
         server_name: args.tls_server_name.clone(),
     };
+    let replica = (args.mode == Mode::Replica).then(|| {
+        let replica = Arc::new(Replica::new(Duration::from_millis(args.max_staleness_ms)));
+        metrics.register_replica(&replica);
+        replica
+    });
     let shared = Arc::new(Shared {
         dialer: dialer(),
         members: Arc::clone(&members),
         metrics: Arc::clone(&metrics),
+        replica: replica.clone(),
         memory: ClientMemory::new(args.memory_limits(), metrics.rejections.clone()),
         max_request_bytes: args.max_request_bytes,
         idle_timeout: (args.idle_seconds > 0).then(|| Duration::from_secs(args.idle_seconds)),
@@ -94,11 +106,17 @@ async fn run(args: &SidecarArgs) -> Result<(), ConfigError> {
     members.resolve().await;
     let mut tasks = tokio::task::JoinSet::new();
     if let Some(listener) = probes {
-        let probes = Probes { members: Arc::clone(&members), metrics, stop: stop.clone() };
+        let probes =
+            Probes { members: Arc::clone(&members), metrics, replica: replica.clone(), stop: stop.clone() };
         tasks.spawn(http::serve(listener, probes));
     }
     tasks.spawn(files.watch(Arc::clone(&identity), stop.clone()));
     tasks.spawn(contact::watch(dialer()));
+    if let Some(replica) = replica {
+        tasks.spawn(link(args, followed, Arc::clone(&replica), identity.subscribe()).run());
+        let every = Duration::from_millis((args.max_staleness_ms / BEATS).min(MAX_BEAT_MS));
+        tasks.spawn(pulse::beat(dialer(), replica, every));
+    }
     let watched = Arc::clone(&members);
     let until = stop.clone();
     tasks.spawn(async move { watched.watch(until).await });
@@ -111,6 +129,23 @@ async fn run(args: &SidecarArgs) -> Result<(), ConfigError> {
         let _ = std::fs::remove_file(path);
     }
     Ok(())
+}
+
+fn link(
+    args: &SidecarArgs,
+    followed: Vec<HostPort>,
+    replica: Arc<Replica>,
+    identity: watch::Receiver<Arc<Identity>>,
+) -> Link {
+    let cut_off_after = Duration::from_millis(args.cut_off_after_ms);
+    Link {
+        replica,
+        members: Arc::new(Members::new(followed, cut_off_after)),
+        identity,
+        server_name: args.tls_server_name.clone(),
+        prefixes: args.prefix.iter().map(|prefix| prefix.clone().into()).collect(),
+        limit_bytes: args.replica_memory_bytes,
+    }
 }
 
 fn stop_on_signals(stop: &CancellationToken) -> Result<(), ConfigError> {

@@ -8,7 +8,8 @@ use bytes::{Bytes, BytesMut};
 use helios_proto::Error;
 use helios_redis::frame::{Frame, Protocol};
 
-use crate::request::Kind;
+use crate::replica::Reason;
+use crate::request::{Kind, Setting};
 use crate::session::{Session, Transaction};
 
 /// Number of connections that a request is sent on, at most.
@@ -40,6 +41,10 @@ pub struct Entry {
     pub is_silent: bool,
     /// `EXEC` after a lost watch: a member gets `DISCARD`, and the client the reply of a transaction that did not execute.
     pub is_void: bool,
+    /// Whether its reply shows state, whose index is asked for: in Replica mode.
+    pub is_observed: bool,
+    /// Why a member answers it.
+    pub reason: Reason,
     pub state: State,
     pub arrived: Instant,
     pub tries: u8,
@@ -53,6 +58,8 @@ impl Entry {
             in_transaction: false,
             is_silent: false,
             is_void: false,
+            is_observed: false,
+            reason: Reason::ProxyMode,
             state: State::Unsent,
             arrived,
             tries: 0,
@@ -83,7 +90,23 @@ impl Entry {
 
     /// Whether an error that says that nothing was executed can be trusted: a script chooses its own errors.
     pub fn may_be_refused(&self) -> bool {
-        !matches!(self.kind, Kind::Script | Kind::Internal | Kind::Subscribe)
+        !matches!(self.kind, Kind::Script | Kind::Internal | Kind::Position | Kind::Subscribe)
+    }
+
+    /// Whether its reply shows the state of keys.
+    pub fn shows_state(&self) -> bool {
+        match self.kind {
+            Kind::Exec => true,
+            Kind::Read | Kind::Write | Kind::Script | Kind::Watch | Kind::Setting(Setting::Token) => {
+                !self.in_transaction
+            }
+            _ => false,
+        }
+    }
+
+    /// Whether the sidecar sends it for itself.
+    pub fn is_own(&self) -> bool {
+        matches!(self.kind, Kind::Internal | Kind::Position)
     }
 
     fn bytes(&self) -> usize {
@@ -134,6 +157,11 @@ impl Queue {
     pub fn push(&mut self, entry: Entry) {
         self.bytes += entry.bytes();
         self.entries.push_back(entry);
+    }
+
+    /// Whether nothing waits for a member.
+    pub fn is_answered(&self) -> bool {
+        self.refused.is_empty() && self.entries.iter().all(|entry| matches!(entry.state, State::Ready(_)))
     }
 
     /// Whether the last request must be answered before another one is accepted.
@@ -224,7 +252,7 @@ impl Queue {
     /// completely, and reads, are sent to another member; a write of unknown fate is answered so.
     pub fn lose(&mut self, written: u64, session: &mut Session) -> Lost {
         self.deliver_refused();
-        self.entries.retain(|entry| entry.kind != Kind::Internal);
+        self.entries.retain(|entry| !entry.is_own());
         let protocol = protocol(session);
         let mut lost = Lost::default();
         let mut unknown_follows = false;
@@ -249,7 +277,7 @@ impl Queue {
             let may_repeat = match entry.kind {
                 Kind::Write | Kind::Script => false,
                 // Its reply would depend on writes that the new member does not know.
-                Kind::LastWrite => !is_sent,
+                Kind::LastWrite | Kind::Seen => !is_sent,
                 _ => !unknown_follows,
             };
             if !is_sent || may_repeat && entry.tries < MAX_TRIES {
@@ -277,7 +305,7 @@ impl Queue {
             entry.answer(error, protocol);
             count += 1;
         }
-        self.entries.retain(|entry| entry.kind != Kind::Internal);
+        self.entries.retain(|entry| !entry.is_own());
         self.bytes = self.entries.iter().map(Entry::bytes).sum();
         session.lose();
         count

@@ -2,8 +2,8 @@
 
 /// Longest simple string, error, number or header, in bytes.
 const MAX_LINE_BYTES: usize = 1 << 20;
-/// Longest first element of an aggregate, in bytes, that [`Prelude`] shows.
-const MAX_WORD_BYTES: usize = 64;
+/// Longest first element of an aggregate, or bulk string, in bytes, that [`Prelude`] shows: a token fits.
+const MAX_WORD_BYTES: usize = 160;
 
 /// The bytes of a member are no replies; the connection to it is closed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -205,7 +205,7 @@ mod tests {
         assert_eq!(shown(b"-LOADING wait\r\n"), Some((b'-', b"LOADING wait".to_vec())));
         assert_eq!(shown(b"*3\r\n$7\r\nmessage\r\n"), Some((b'*', b"message".to_vec())));
         assert_eq!(shown(b">2\r\n:1\r\n"), Some((b'>', vec![])));
-        assert_eq!(shown(b"$100\r\nx"), Some((b'$', vec![])));
+        assert_eq!(shown(b"$200\r\nx"), Some((b'$', vec![])));
         assert_eq!(shown(b"*-1\r\n"), Some((b'*', vec![])));
         for partial in ["", "-LOAD", "*3\r\n", "*3\r\n$7\r\nmess", "$3\r\nab"] {
             assert_eq!(shown(partial.as_bytes()), None, "{partial}");

@@ -10,6 +10,8 @@ pub enum Kind {
     Read,
     /// Reply that depends on the connection's last write: `WAIT`, `HELIOS.TOKEN`.
     LastWrite,
+    /// `HELIOS.TOKEN SEEN`: as [`Kind::LastWrite`], and it does not know of reads that no member answered.
+    Seen,
     /// State of the connection that is set again on another member.
     Setting(Setting),
     /// Effects, or effects that are not known: never repeated once it was sent.
@@ -34,7 +36,12 @@ pub enum Kind {
     Http,
     /// A request of the sidecar itself, whose reply no client gets.
     Internal,
+    /// [`POSITION`], sent by the sidecar after requests whose replies show state.
+    Position,
 }
+
+/// Request for the index of a state that has all that the connection has read or written.
+pub const POSITION: [&[u8]; 2] = [b"HELIOS.TOKEN", b"SEEN"];
 
 /// Settings of a connection, in the order in which they are set on another member.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -109,6 +116,7 @@ pub fn kind(words: &[Bytes]) -> Kind {
         "eval" | "evalsha" => Kind::Script,
         "wait" => Kind::LastWrite,
         "helios.token" if words.len() == 1 => Kind::LastWrite,
+        "helios.token" if is(1, "seen") => Kind::Seen,
         "helios.token" => Kind::Setting(Setting::Token),
         "helios.ack" => setting(1, Setting::Ack),
         "helios.read" => setting(1, Setting::Freshness),
@@ -123,6 +131,12 @@ pub fn kind(words: &[Bytes]) -> Kind {
         _ if has_no_effect(spec) => Kind::Read,
         _ => Kind::Write,
     }
+}
+
+/// Whether a request may take long, so that the position of those before it is asked for first.
+pub fn may_wait(words: &[Bytes], kind: Kind) -> bool {
+    let blocks = || resolve(words).is_ok_and(|spec| spec.has(Flags::BLOCKING));
+    kind == Kind::Script || kind == Kind::LastWrite || kind == Kind::Write && blocks()
 }
 
 fn has_no_effect(spec: &Spec) -> bool {
@@ -205,6 +219,8 @@ mod tests {
             ("HELIOS.READ", Kind::Read),
             ("HELIOS.READ STALE", Kind::Setting(Setting::Freshness)),
             ("HELIOS.TOKEN", Kind::LastWrite),
+            ("helios.token Seen", Kind::Seen),
+            ("HELIOS.TOKEN demo:1:2", Kind::Setting(Setting::Token)),
             ("WAIT 1 0", Kind::LastWrite),
             ("INFO", Kind::Read),
             ("INFO Sidecar", Kind::OwnInfo),
@@ -228,6 +244,18 @@ mod tests {
                 assert!(!spec.has(Flags::WRITE) && !spec.has(Flags::BLOCKING), "{}", spec.name);
             }
         }
+    }
+
+    #[test]
+    fn requests_that_may_take_long_are_known() {
+        let waits = |line: &str| may_wait(&words(line), kind(&words(line)));
+        assert!(
+            waits("BLPOP k 0")
+                && waits("EVAL x 0")
+                && waits("WAIT 1 0")
+                && !waits("SET k v")
+                && !waits("GET k")
+        );
     }
 
     #[test]

@@ -8,6 +8,8 @@ use std::time::Duration;
 
 use bytes::{Buf, Bytes, BytesMut};
 use helios_proto::tls::Pipe;
+use helios_proto::v1::Token;
+use helios_service::token;
 use socket2::{SockRef, TcpKeepalive};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf};
 use tokio::net::TcpStream;
@@ -15,7 +17,7 @@ use tokio::time::{Instant, timeout};
 
 use crate::members::{Member, Members};
 use crate::reply::{Scanner, prelude};
-use crate::request::encode;
+use crate::request::{POSITION, encode};
 use crate::secret::Identity;
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
@@ -105,6 +107,19 @@ impl Dialer {
         None
     }
 
+    /// Connects to this member, without making it the one that is used. `None`: it did not accept the connection.
+    pub async fn open_apart(&self, member: &Member) -> Option<Upstream> {
+        let number = self.identity.borrow().number;
+        if !self.members.may_authenticate(number) {
+            return None;
+        }
+        let opened = self.open_to(member.clone(), &[]).await;
+        if opened.as_ref().is_err_and(|problem| problem.starts_with("WRONGPASS ")) {
+            self.members.refused(number);
+        }
+        opened.ok()
+    }
+
     async fn open_to(&self, member: Member, replay: &[Vec<Bytes>]) -> Result<Upstream, String> {
         let identity = Arc::clone(&self.identity.borrow());
         let stream = match timeout(CONNECT_TIMEOUT, TcpStream::connect(member.address)).await {
@@ -192,20 +207,43 @@ impl Upstream {
         self.next_reply().await
     }
 
+    /// Reads `key`, which sees all that is acknowledged by now, outside of the queue. Returns the token of a state that
+    /// has all that the read saw; `None` if the member could not read.
+    ///
+    /// # Errors
+    /// The connection is lost.
+    pub async fn position_after_read(&mut self, key: &[u8]) -> io::Result<Option<Token>> {
+        let mut requests = BytesMut::new();
+        encode(&[&b"EXISTS"[..], key], &mut requests);
+        encode(&POSITION, &mut requests);
+        self.stream.write_all(&requests).await?;
+        self.stream.flush().await?;
+        let read = self.next_answer().await?;
+        let position = self.next_answer().await?;
+        Ok(position.ok().filter(|_| read.is_ok()).as_deref().and_then(token::parse))
+    }
+
     async fn next_reply(&mut self) -> io::Result<Option<String>> {
+        self.next_answer().await.map(Result::err)
+    }
+
+    /// Returns the begin of the next reply; the inner error is an error reply.
+    async fn next_answer(&mut self) -> io::Result<Result<String, String>> {
         let malformed =
             |_| io::Error::new(io::ErrorKind::InvalidData, "the answer is none of a Redis server");
-        let (mut scanner, mut error, mut has_begun) = (Scanner::default(), None, false);
+        let (mut scanner, mut answer) = (Scanner::default(), None);
         loop {
-            if !has_begun && let Some(begin) = prelude(&self.input).map_err(malformed)? {
-                has_begun = true;
-                error = begin.is_error().then(|| String::from_utf8_lossy(begin.word).into_owned());
+            if answer.is_none()
+                && let Some(begin) = prelude(&self.input).map_err(malformed)?
+            {
+                let word = String::from_utf8_lossy(begin.word).into_owned();
+                answer = Some(if begin.is_error() { Err(word) } else { Ok(word) });
             }
-            if has_begun {
+            if answer.is_some() {
                 let (taken, is_done) = scanner.advance(&self.input).map_err(malformed)?;
                 self.input.advance(taken);
-                if is_done {
-                    return Ok(error);
+                if is_done && let Some(answer) = answer {
+                    return Ok(answer);
                 }
             }
             if self.stream.read_buf(&mut self.input).await? == 0 {

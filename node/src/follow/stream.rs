@@ -13,7 +13,7 @@ use helios_proto::v1::{
 use helios_service::database::Database as _;
 use prost::Message as _;
 use tokio::sync::{OwnedSemaphorePermit, mpsc, watch};
-use tokio::time::{Instant, Interval, MissedTickBehavior, interval};
+use tokio::time::{Instant, sleep_until};
 use tonic::Status;
 
 use super::fresh::Freshness;
@@ -28,6 +28,8 @@ use crate::state::Cursor;
 const FORMAT: u32 = 1;
 /// Size of a part of a snapshot, bytes.
 const PART_BYTES: usize = 256 << 10;
+/// Time after which a follower is sent an index up to which there are no changes: its readers may wait for it.
+const ADVANCE: Duration = Duration::from_millis(10);
 /// Time in which a follower has to read a message.
 const SEND_TIMEOUT: Duration = Duration::from_secs(30);
 
@@ -53,8 +55,11 @@ pub struct Stream {
     sender: mpsc::Sender<Result<FollowResponse, Status>>,
     /// Index up to which all changes were sent.
     position: u64,
+    /// Index that the follower knows of.
+    known: u64,
+    /// Time of the last progress.
+    progressed: Instant,
     freshness: Freshness,
-    ticks: Interval,
 }
 
 impl Stream {
@@ -63,16 +68,16 @@ impl Stream {
         group: Arc<Group>,
         sender: mpsc::Sender<Result<FollowResponse, Status>>,
     ) -> Self {
-        let mut ticks = interval(PROGRESS);
-        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let (advanced, position) = (group.subscribe(), group.through());
-        Self { followers, group, advanced, sender, position, freshness: Freshness::default(), ticks }
+        let (freshness, progressed) = (Freshness::default(), Instant::now());
+        Self { followers, group, advanced, sender, position, known: 0, progressed, freshness }
     }
 
     /// Sends until the follower is gone.
     pub async fn run(mut self, hello: FollowHello, after: Option<Token>, snapshot_ok: bool) {
         let mut needs_snapshot = !after.is_some_and(|after| self.can_continue(after.index));
-        let hello = Kind::Hello(FollowHello { continues: !needs_snapshot, ..hello });
+        let prefixes = self.group.selection.prefixes().to_vec();
+        let hello = Kind::Hello(FollowHello { continues: !needs_snapshot, prefixes, ..hello });
         if self.send(hello).await.is_err() {
             return;
         }
@@ -141,9 +146,10 @@ impl Stream {
             return stop;
         }
         loop {
+            let interval = if self.position > self.known { ADVANCE } else { PROGRESS };
             tokio::select! {
                 () = self.sender.closed() => return Stop::Gone,
-                _ = self.ticks.tick() => {
+                () = sleep_until(self.progressed + interval) => {
                     if let Err(stop) = self.send_progress().await {
                         return stop;
                     }
@@ -182,6 +188,7 @@ impl Stream {
         let changes = Changes { from: *from, through: *through, now_ms, records: records.clone() };
         self.send(Kind::Changes(changes)).await?;
         self.position = self.position.max(*through);
+        self.known = self.known.max(*through);
         Ok(())
     }
 
@@ -190,6 +197,7 @@ impl Stream {
         let age = self.freshness.age(latest, self.position, Instant::now());
         let fresh_age_ms = age.map(|age| u64::try_from(age.as_millis()).unwrap_or(u64::MAX));
         let now_ms = self.followers.node.now_ms();
+        (self.known, self.progressed) = (self.position, Instant::now());
         self.send(Kind::Progress(FollowProgress { index: self.position, fresh_age_ms, now_ms })).await
     }
 
@@ -252,6 +260,7 @@ pub fn hello(member: &ActiveMember, name: &str) -> FollowHello {
         member: name.to_owned(),
         format: FORMAT,
         continues: false,
+        prefixes: Vec::new(),
     }
 }
 

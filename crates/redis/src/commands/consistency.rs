@@ -59,9 +59,23 @@ pub fn describe(freshness: Freshness) -> String {
 pub fn token(mut args: Args) -> Result<Request, Refusal> {
     let Some(word) = args.next() else { return Ok(Request::Local(Local::Token(None))) };
     args.end()?;
+    if is(&word, "seen") {
+        return Ok(Request::Local(Local::Seen));
+    }
     let token = std::str::from_utf8(&word).ok().and_then(token::parse);
     let wrong = || Refusal::other("ERR no token: use the reply to HELIOS.TOKEN after a write");
     Ok(Request::Local(Local::Token(Some(token.ok_or_else(wrong)?))))
+}
+
+/// Returns the token of a state that has all that this connection has read or written: that of this member, or the
+/// connection's last write if the leader has applied it and this member has not.
+pub fn seen(context: &Context<'_>) -> Token {
+    let applied = context.store.applied();
+    let cluster_id = (context.cluster_id)();
+    let written = context.session.after.clone();
+    written
+        .filter(|written| written.cluster_id == cluster_id && written.index > applied.index)
+        .unwrap_or(Token { cluster_id, term: applied.term, index: applied.index })
 }
 
 /// Makes later reads see the write of `token`, which must be of this cluster: no other write can be waited for.

@@ -36,6 +36,8 @@ pub enum Local {
     Read(Option<Freshness>),
     /// `HELIOS.TOKEN`; `None` queries the token.
     Token(Option<Token>),
+    /// `HELIOS.TOKEN SEEN`.
+    Seen,
     /// `HELIOS.ACK`; `None` queries the level.
     Ack(Option<Ack>),
     Reset,
@@ -64,6 +66,7 @@ pub struct Context<'a> {
     pub store: &'a Store,
     pub broker: &'a Broker,
     pub status: &'a dyn Fn() -> StatusResponse,
+    pub cluster_id: &'a dyn Fn() -> String,
     /// Whether a member that is not the leader is shown as a master (`client.reported_role`).
     pub followers_are_masters: bool,
 }
@@ -102,6 +105,7 @@ impl Local {
                 context.session.after.as_ref().map_or(Frame::Null, |after| Frame::bulk(token::print(after)))
             }
             Self::Token(Some(token)) => consistency::follow(token, context).unwrap_or_else(Frame::from),
+            Self::Seen => Frame::bulk(token::print(&consistency::seen(context))),
             Self::Ack(None) => Frame::text(context.session.ack.name()),
             Self::Ack(Some(ack)) => {
                 context.session.ack = ack;

@@ -487,6 +487,7 @@ impl<D: Database> Connection<D> {
             store: self.db.store(),
             broker: self.db.broker(),
             status: &|| self.db.status(),
+            cluster_id: &|| self.db.cluster_id(),
             followers_are_masters: self.db.reports_followers_as_masters(),
         };
         local.execute(&mut context)

@@ -15,7 +15,7 @@ pub static COMMANDS: &[Spec] = commands! {
     "helios.read" -1 NONE [LOADING STALE FAST] "HeliosDB" Cluster consistency::read,
         "Returns, or sets to LINEARIZABLE, LEASE or STALE [max-milliseconds], the consistency of this connection's reads.";
     "helios.token" -1 NONE [LOADING STALE FAST] "HeliosDB" Cluster consistency::token,
-        "Returns a token for this connection's last write (nil: none), or makes its reads see the write of a given one.";
+        "Returns a token for this connection's last write (nil: none), or, with SEEN, for all that it has read or written; or makes its reads see the state of a given one.";
     "info" -1 NONE [LOADING STALE] "1.0.0" Server server::info,
         "Returns information and statistics about this node and its cluster.";
     "memory" -2 NONE [] "4.0.0" Server introspect::container,

@@ -113,6 +113,12 @@ async fn connection_reads_its_own_writes_and_those_of_its_token() {
     reader.send(format!("READONLY\r\nGET a\r\nHELIOS.TOKEN {token}\r\nGET a\r\n")).await;
     reader.expect("+OK\r\n$1\r\n2\r\n+OK\r\n$1\r\n2\r\n").await;
     assert_eq!(after().map(|token| token.index), Some(2));
+    // What a connection has only read is after the write as well, and a state that it asked for is not forgotten.
+    reader.check("HELIOS.TOKEN SEEN", "$8\r\ndemo:1:2").await;
+    reader.send("HELIOS.TOKEN demo:7:99\r\nHELIOS.TOKEN seen\r\n").await;
+    reader.expect("+OK\r\n$9\r\ndemo:7:99\r\n").await;
+    reader.check("RESET", "+RESET").await;
+    reader.check(&format!("HELIOS.TOKEN {}", token.trim_end()), "+OK").await;
     // An older token changes nothing.
     reader.check("HELIOS.TOKEN demo:1:1", "+OK").await;
     assert_eq!(reader.text("HELIOS.TOKEN").await.trim_end(), token.trim_end());

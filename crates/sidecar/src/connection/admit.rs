@@ -8,12 +8,14 @@ use helios_redis::frame::Frame;
 
 use super::{Connection, MAX_REQUESTS, MAX_REQUESTS_BYTES};
 use crate::queue::{Entry, after_loss, protocol};
+use crate::replica::Reason;
 use crate::request::{self, Kind, Silence};
 use crate::session::{Transaction, Watch};
 
 const IN_TRANSACTION: &str =
     "ERR AUTH, HELLO and CLIENT REPLY are not available through the sidecar inside MULTI";
 const LAST_WRITE_LOST: &str = "ERR the member that took the last write of this connection is lost: what depends on that write is not known";
+const LOCAL_READS: &str = "ERR HELIOS.TOKEN SEEN is not available in Replica mode: no member knows what the sidecar has answered itself";
 const HTTP: &str = "ERR this port speaks the Redis protocol, not HTTP";
 
 impl Connection {
@@ -44,6 +46,7 @@ impl Connection {
         !self.is_closing
             && !self.shared.stop.is_cancelled()
             && !self.queue.is_held()
+            && self.waiting.is_none()
             && self.queue.len() < MAX_REQUESTS
             && self.queue.bytes() < MAX_REQUESTS_BYTES
             && self.output.len() < self.window
@@ -54,7 +57,7 @@ impl Connection {
         (self.is_closing, self.lingers) = (true, true);
     }
 
-    fn answer(&mut self, kind: Kind, reply: Frame, is_silent: bool) {
+    pub(super) fn answer(&mut self, kind: Kind, reply: Frame, is_silent: bool) {
         self.shared.metrics.local.inc();
         let mut entry = Entry::answered(kind, &reply, protocol(&self.session));
         if is_silent {
@@ -70,6 +73,9 @@ impl Connection {
         if let Some(reply) = after_loss(kind, &mut self.session) {
             return self.answer(kind, reply, is_silent);
         }
+        if matches!(kind, Kind::Reset | Kind::Quit) {
+            self.ask_position();
+        }
         if let Some(reply) = self.own_reply(kind) {
             return self.answer(kind, reply, is_silent);
         }
@@ -82,10 +88,23 @@ impl Connection {
             }
             _ => {}
         }
+        match self.read_here(kind, &words) {
+            Ok(reply) => self.answer(kind, reply, is_silent),
+            Err(Reason::Behind) => self.wait_for_replica(words, is_silent),
+            Err(reason) => self.forward(kind, words, is_silent, reason),
+        }
+    }
+
+    /// Queues a request for a member.
+    pub(super) fn forward(&mut self, kind: Kind, words: Vec<Bytes>, is_silent: bool, reason: Reason) {
+        if matches!(kind, Kind::Multi | Kind::Subscribe) || request::may_wait(&words, kind) {
+            self.ask_position();
+        }
         let words = if kind == Kind::Hello { request::without_credentials(&words) } else { words };
         let mut entry = Entry::new(kind, words, self.last_request);
-        entry.is_silent = is_silent;
+        (entry.is_silent, entry.reason) = (is_silent, reason);
         self.track(kind, &mut entry);
+        self.mark_observed(&mut entry);
         self.queue.push(entry);
     }
 
@@ -99,10 +118,11 @@ impl Connection {
             // The sidecar has authenticated; an application with a password keeps working.
             Kind::Auth => Some(Frame::OK),
             Kind::Reset => Some(Frame::Simple("RESET".into())),
-            Kind::OwnInfo if !is_in_transaction => {
-                Some(Frame::verbatim(self.shared.metrics.info(&self.shared.members)))
-            }
-            Kind::LastWrite if self.session.last_write_lost && !is_in_transaction => {
+            Kind::OwnInfo if !is_in_transaction => Some(Frame::verbatim(
+                self.shared.metrics.info(&self.shared.members, self.shared.replica.as_deref()),
+            )),
+            Kind::Seen if self.shared.replica.is_some() => Some(Frame::error(LOCAL_READS)),
+            Kind::LastWrite | Kind::Seen if self.session.last_write_lost && !is_in_transaction => {
                 Some(Frame::error(LAST_WRITE_LOST))
             }
             _ => None,

@@ -4,7 +4,9 @@ use std::io;
 use std::time::Instant;
 
 use bytes::{Buf, BytesMut};
+use helios_proto::v1::Token;
 use helios_redis::frame::Frame;
+use helios_service::token;
 
 use super::{Connection, REFUSED_PAUSE};
 use crate::queue::{Entry, Queue, State, is_refusal, protocol};
@@ -37,6 +39,8 @@ enum Target {
     Fence,
     /// An error that says that the request at the head was not executed.
     Refusal(BytesMut),
+    /// The index of what was read or written so far; `None`: the member does not know it.
+    Position(Option<Token>),
 }
 
 /// Returns where a reply goes; `None` if it answers nothing.
@@ -64,6 +68,10 @@ fn target(begin: Prelude<'_>, queue: &Queue, session: &Session, fence: &str) -> 
     }
     if begin.is_error() && head.may_be_refused() && !head.in_transaction && is_refusal(begin.word) {
         return Some(Target::Refusal(BytesMut::new()));
+    }
+    if head.kind == Kind::Position {
+        let text = (begin.kind == b'$').then(|| std::str::from_utf8(begin.word).ok()).flatten();
+        return Some(Target::Position(text.and_then(token::parse)));
     }
     let is_hidden = head.kind == Kind::Internal || head.is_void || head.is_silent;
     Some(if is_hidden { Target::Nowhere } else { Target::Client })
@@ -99,8 +107,14 @@ impl Connection {
             let Some(upstream) = &mut self.upstream else { return Ok(false) };
             let Some(begin) = prelude(&upstream.input).map_err(malformed)? else { return Ok(false) };
             let is_error = begin.is_error();
+            let is_certain = !is_error || begin.word.starts_with(b"WRONGTYPE ");
             let target = target(begin, &self.queue, &self.session, &self.shared.fence)
                 .ok_or_else(|| String::from_utf8_lossy(begin.word).into_owned())?;
+            match target {
+                Target::Client | Target::Nowhere => self.observe(is_certain),
+                Target::Message => self.observe_unknown(),
+                _ => {}
+            }
             self.incoming = Some(Incoming { scanner: Scanner::default(), target, is_error, forwarded: 0 });
             self.deliver_refused_before();
         }
@@ -115,7 +129,7 @@ impl Connection {
                 self.output.put(bytes);
             }
             Target::Refusal(error) => error.extend_from_slice(bytes),
-            Target::Nowhere | Target::Fence => {}
+            Target::Nowhere | Target::Fence | Target::Position(_) => {}
         }
         upstream.input.advance(taken);
         if is_done && let Some(incoming) = self.incoming.take() {
@@ -126,8 +140,8 @@ impl Connection {
 
     /// Answers earlier requests that the member refused, when a later one was executed.
     fn deliver_refused_before(&mut self) {
-        // An authentication of the sidecar executes nothing of the client.
-        if self.queue.head().is_some_and(|head| head.kind == Kind::Internal) {
+        // A request of the sidecar executes nothing of the client.
+        if self.queue.head().is_some_and(Entry::is_own) {
             return;
         }
         let answers = self.incoming.as_ref().map(|incoming| &incoming.target);
@@ -153,6 +167,10 @@ impl Connection {
             Target::Subscription => self.session.subscriptions = scanner.last_integer,
             Target::Fence => drop(self.queue.pop()),
             Target::Refusal(error) => self.queue.refuse(error.freeze()),
+            Target::Position(token) => {
+                drop(self.queue.pop());
+                self.positioned(token.as_ref());
+            }
             Target::Client | Target::Nowhere => {
                 if let Some(entry) = self.queue.pop() {
                     self.record(&entry, is_error);
@@ -196,6 +214,7 @@ impl Connection {
             has_answered = true;
             if kind == Kind::Reset {
                 self.session.reset();
+                self.observe_lost();
                 self.upstream = None;
                 self.incoming = None;
             }
@@ -217,7 +236,9 @@ impl Connection {
             }
             entry.state = State::Sent { end };
             entry.tries = entry.tries.saturating_add(1);
-            self.shared.metrics.to_members.inc();
+            if entry.kind != Kind::Position {
+                self.shared.metrics.forwarded(entry.reason);
+            }
         }
     }
 
@@ -235,6 +256,8 @@ impl Connection {
         if is_in_time && self.session.can_move() && self.queue.retry_refused() {
             self.shared.metrics.retries.inc();
             self.session.lose();
+            self.observe_lost();
+            self.must_ask_position();
             self.upstream = None;
             self.retry_at = Some(Instant::now() + pause);
         } else {
@@ -248,7 +271,13 @@ impl Connection {
         let Some(upstream) = self.upstream.take() else { return Ok(()) };
         let is_cut = self.incoming.take().is_some_and(|incoming| incoming.forwarded > 0);
         let subscriptions = self.session.subscriptions;
+        if self.queue.has_sent() {
+            // What the member did is not known.
+            self.observe_unknown();
+        }
+        self.observe_lost();
         let lost = self.queue.lose(upstream.written, &mut self.session);
+        self.must_ask_position();
         tracing::debug!(member = %upstream.member.address, reason, ?lost, "the connection to the member is lost");
         if !self.is_half_closed {
             self.shared.metrics.lost(lost);

@@ -2,6 +2,7 @@
 
 mod failures;
 mod protocol;
+mod replica;
 mod secrets;
 
 use std::path::Path;

@@ -1,0 +1,281 @@
+//! The state of some keys in this process, which reads of the application are answered from
+//! (docs/adr/0036-replica.md). `feed` and `link` keep it up to date, `gate` holds what the application has observed,
+//! `pulse` finds out how old the state is.
+
+pub mod feed;
+pub mod gate;
+pub mod link;
+pub mod pulse;
+#[cfg(test)]
+mod tests;
+
+use std::sync::atomic::{AtomicI64, AtomicU8, AtomicU64, Ordering::SeqCst};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
+use std::time::Duration;
+
+use bytes::Bytes;
+use helios_proto::v1::Token;
+use helios_redis::frame::Frame;
+use helios_redis::replica::{answer, query};
+use helios_state::{Selection, Store};
+use prometheus_client::metrics::counter::Counter;
+use tokio::sync::watch;
+
+use gate::{Closed, Gate};
+
+/// Why a request goes to a member; the label of a metric.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Reason {
+    ProxyMode,
+    /// It is no read of keys that the replica has.
+    Command,
+    /// The connection has a transaction, subscriptions, a read level, or unanswered requests.
+    Connection,
+    /// There is no state: it is loaded, or needs too much memory.
+    NoState,
+    /// The state is, or may be, older than the limit.
+    Stale,
+    /// The application may have observed more than the state has.
+    Behind,
+    /// The reply is an error, or costs more than a short read.
+    Cost,
+}
+
+impl Reason {
+    pub const ALL: [Self; 7] = [
+        Self::ProxyMode,
+        Self::Command,
+        Self::Connection,
+        Self::NoState,
+        Self::Stale,
+        Self::Behind,
+        Self::Cost,
+    ];
+
+    pub fn label(self) -> &'static str {
+        match self {
+            Self::ProxyMode => "proxy_mode",
+            Self::Command => "command",
+            Self::Connection => "connection",
+            Self::NoState => "no_state",
+            Self::Stale => "stale",
+            Self::Behind => "behind",
+            Self::Cost => "cost",
+        }
+    }
+}
+
+/// State of the link, as `INFO` and a metric show it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Phase {
+    Disconnected,
+    Loading,
+    Following,
+    /// The keys need more memory than `--replica-memory-bytes`: nothing is held.
+    OverMemory,
+}
+
+impl Phase {
+    pub const ALL: [Self; 4] = [Self::Disconnected, Self::Loading, Self::Following, Self::OverMemory];
+
+    pub fn label(self) -> &'static str {
+        match self {
+            Self::Disconnected => "disconnected",
+            Self::Loading => "loading",
+            Self::Following => "following",
+            Self::OverMemory => "over_memory",
+        }
+    }
+}
+
+/// A state at `index` or later has all that any member had acknowledged `at_us` after the start.
+#[derive(Debug, Clone, Copy)]
+struct Fresh {
+    at_us: u64,
+    index: u64,
+}
+
+/// A state that is served.
+struct Held {
+    store: Store,
+    selection: Selection,
+    cluster_id: String,
+    /// The last moment whose acknowledged writes it has all; 0: not known.
+    fresh_us: AtomicU64,
+}
+
+pub struct Replica {
+    pub gate: Arc<Gate>,
+    held: RwLock<Option<Arc<Held>>>,
+    /// A moment whose index the state has not reached. A later one does not replace it: a state that is always a little
+    /// behind would reach none.
+    next: Mutex<Option<Fresh>>,
+    max_staleness: Duration,
+    /// Woken when a read that waits may be answered.
+    progress: watch::Sender<()>,
+    /// The members' clock for expiry minus the time since the start, milliseconds; 0: not known.
+    clock_offset_ms: AtomicI64,
+    /// The latest time that a read was answered at.
+    served_ms: AtomicU64,
+    phase: AtomicU8,
+    bytes: AtomicU64,
+    pub resyncs: Counter,
+    pub reads: Counter,
+}
+
+impl Replica {
+    pub fn new(max_staleness: Duration) -> Self {
+        Self {
+            gate: Arc::default(),
+            held: RwLock::default(),
+            next: Mutex::default(),
+            max_staleness,
+            progress: watch::Sender::new(()),
+            clock_offset_ms: AtomicI64::new(0),
+            served_ms: AtomicU64::new(0),
+            phase: AtomicU8::new(0),
+            bytes: AtomicU64::new(0),
+            resyncs: Counter::default(),
+            reads: Counter::default(),
+        }
+    }
+
+    /// Answers a request at `now_us` after the start.
+    ///
+    /// # Errors
+    /// A member has to answer it; after [`Reason::Behind`], the same call may succeed within milliseconds.
+    pub fn read(&self, words: &[Bytes], now_us: u64) -> Result<Frame, Reason> {
+        let held = self.held().ok_or(Reason::NoState)?;
+        let call = query(words, |key| held.selection.contains(key)).ok_or(Reason::Command)?;
+        let fresh_us = held.fresh_us.load(SeqCst);
+        self.gate.check(held.store.applied().index, fresh_us).map_err(|closed| match closed {
+            Closed::Behind => Reason::Behind,
+            Closed::Unknown => Reason::Stale,
+        })?;
+        if Duration::from_micros(now_us.saturating_sub(fresh_us)) > self.max_staleness {
+            return Err(Reason::Stale);
+        }
+        let clock_ms = self.clock_ms(now_us).ok_or(Reason::Stale)?;
+        let frame = answer(&held.store, &call, clock_ms).ok_or(Reason::Cost)?;
+        // At least the index of the state that was read.
+        self.gate.observed(held.store.applied().index);
+        self.reads.inc();
+        Ok(frame)
+    }
+
+    /// Returns a receiver that is woken when a read that waits may be answered.
+    pub fn progress(&self) -> watch::Receiver<()> {
+        self.progress.subscribe()
+    }
+
+    /// Wakes the reads that wait.
+    pub fn wake(&self) {
+        self.progress.send_replace(());
+    }
+
+    /// Serves `store` from now on. How old it is is not known yet.
+    fn publish(&self, store: Store, selection: Selection, cluster_id: &str) {
+        let (cluster_id, fresh_us) = (cluster_id.to_owned(), AtomicU64::new(0));
+        *self.held.write().unwrap_or_else(PoisonError::into_inner) =
+            Some(Arc::new(Held { store, selection, cluster_id, fresh_us }));
+        self.settle(None);
+    }
+
+    /// Serves nothing from now on.
+    fn forget(&self) {
+        *self.held.write().unwrap_or_else(PoisonError::into_inner) = None;
+    }
+
+    fn new_history(&self) {
+        *self.next() = None;
+        self.gate.new_history(self.gate.now_us());
+    }
+
+    /// Records that the state has advanced, and the memory that all records take.
+    fn advanced(&self, bytes: u64) {
+        self.bytes.store(bytes, SeqCst);
+        self.settle(None);
+        self.wake();
+    }
+
+    /// Records the members' clock for expiry. It is at least as late when this is called.
+    fn heard(&self, now_ms: u64) {
+        let elapsed_ms = (self.gate.now_us() / 1_000).cast_signed();
+        self.clock_offset_ms.store(now_ms.cast_signed() - elapsed_ms, SeqCst);
+    }
+
+    /// Returns the time that decides about expiry, milliseconds since the Unix epoch: it never goes back. `None` before
+    /// the members' clock was heard.
+    fn clock_ms(&self, now_us: u64) -> Option<u64> {
+        let offset_ms = self.clock_offset_ms.load(SeqCst);
+        let now_ms = u64::try_from(offset_ms + (now_us / 1_000).cast_signed()).ok()?;
+        (offset_ms != 0).then(|| self.served_ms.fetch_max(now_ms, SeqCst).max(now_ms))
+    }
+
+    /// Records that the state at `token` has all that was acknowledged `at_us` after the start.
+    pub fn confirm(&self, at_us: u64, token: &Token) {
+        let is_of_state = self.held().is_some_and(|held| held.cluster_id == token.cluster_id);
+        if is_of_state {
+            self.settle(Some(Fresh { at_us, index: token.index }));
+        }
+    }
+
+    fn settle(&self, latest: Option<Fresh>) {
+        let mut next = self.next();
+        let Some(held) = self.held() else { return };
+        let applied = held.store.applied().index;
+        for fresh in [*next, latest].into_iter().flatten() {
+            if fresh.index <= applied {
+                held.fresh_us.fetch_max(fresh.at_us, SeqCst);
+                *next = None;
+            } else if next.is_none() {
+                *next = Some(fresh);
+            }
+        }
+    }
+
+    /// Returns the index that the token of a connection stands for; `None` if it is of another cluster.
+    pub fn index_of(&self, token: &Token) -> Option<u64> {
+        match self.held() {
+            Some(held) if held.cluster_id != token.cluster_id => None,
+            _ => Some(token.index),
+        }
+    }
+
+    /// Returns a key that the user may read; `None` while there is no state.
+    pub fn any_key(&self) -> Option<Bytes> {
+        let held = self.held()?;
+        Some(held.selection.prefixes().first().cloned().unwrap_or_else(|| Bytes::from_static(b"helios")))
+    }
+
+    /// Returns how old the state may be; `None` if there is none, or its age is not known.
+    pub fn staleness(&self) -> Option<Duration> {
+        let fresh_us = self.held()?.fresh_us.load(SeqCst);
+        (fresh_us > 0).then(|| Duration::from_micros(self.gate.now_us().saturating_sub(fresh_us)))
+    }
+
+    /// Returns the index of the state, and the number of its keys.
+    pub fn size(&self) -> (u64, u64) {
+        self.held().map_or((0, 0), |held| (held.store.applied().index, held.store.key_count()))
+    }
+
+    pub fn bytes(&self) -> u64 {
+        self.bytes.load(SeqCst)
+    }
+
+    pub fn phase(&self) -> Phase {
+        Phase::ALL.get(usize::from(self.phase.load(SeqCst))).copied().unwrap_or(Phase::Disconnected)
+    }
+
+    fn set_phase(&self, phase: Phase) -> bool {
+        self.phase.swap(phase as u8, SeqCst) != phase as u8
+    }
+
+    fn held(&self) -> Option<Arc<Held>> {
+        self.held.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    fn next(&self) -> MutexGuard<'_, Option<Fresh>> {
+        self.next.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}

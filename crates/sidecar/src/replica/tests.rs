@@ -1,0 +1,344 @@
+//! The replica of a model cluster, with members that lag, streams that move and answers that are late: the history of the
+//! application is linearizable, and would not be if a rule of the gate were left out.
+
+use std::sync::Arc;
+
+use helios_history::{Answer, History, Op as Asked, Value, check};
+use helios_proto::v1::follow_response::Kind;
+use helios_proto::v1::{
+    Changes, Command, FollowHello, FollowProgress, GoTo, Record, Records, Set, SnapshotEnd, SnapshotPart,
+    command::Op,
+};
+use helios_state::{Cursor, Selection};
+use prost::Message as _;
+use rand::rngs::StdRng;
+use rand::{Rng, SeedableRng};
+
+use super::feed::{End, Feed};
+use super::gate::Observation;
+use super::*;
+
+const CLUSTER: &str = "demo";
+const MEMBERS: usize = 3;
+const CLIENTS: usize = 3;
+const KEYS: [&str; 2] = ["a:1", "a:2"];
+const MAX_STALENESS: Duration = Duration::from_secs(3_600);
+
+/// A rule that is left out.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Bug {
+    None,
+    /// The index of the last reply of a member is never asked for.
+    ForgetsWrites,
+    /// A lost write counts as never sent.
+    ForgetsUnknown,
+    /// A later moment is taken for that of the state.
+    TrustsTime,
+}
+
+fn set(key: &str, value: &str) -> Command {
+    let (key, value) = (Bytes::copy_from_slice(key.as_bytes()), Bytes::copy_from_slice(value.as_bytes()));
+    Command { op: Some(Op::Set(Set { key, value, ..Set::default() })), ..Command::default() }
+}
+
+fn words(line: &str) -> Vec<Bytes> {
+    line.split(' ').map(|word| Bytes::copy_from_slice(word.as_bytes())).collect()
+}
+
+fn encoded(is_cleared: bool, records: impl IntoIterator<Item = (Bytes, Option<Bytes>)>) -> Bytes {
+    let records = records.into_iter().map(|(key, value)| Record { key, value }).collect();
+    Records { is_cleared, records }.encode_to_vec().into()
+}
+
+fn hello(incarnation: u64, continues: bool, prefix: &'static str) -> Kind {
+    let prefixes = vec![Bytes::from_static(prefix.as_bytes())];
+    let (cluster_id, member) = (CLUSTER.to_owned(), "m".to_owned());
+    Kind::Hello(FollowHello { cluster_id, incarnation, member, format: 1, continues, prefixes })
+}
+
+/// The members' states, and the stream from one of them.
+struct Cluster {
+    log: Vec<Command>,
+    members: Vec<Store>,
+    followed: usize,
+    feed: Feed,
+    replica: Arc<Replica>,
+}
+
+impl Cluster {
+    fn new(limit_bytes: u64) -> Self {
+        let members: Vec<_> = (0..MEMBERS).map(|_| Store::in_memory()).collect();
+        for member in &members {
+            member.record_elements(true);
+        }
+        let (feed, replica) = (Feed::new(limit_bytes), Arc::new(Replica::new(MAX_STALENESS)));
+        Self { log: Vec::new(), members, followed: 0, feed, replica }
+    }
+
+    fn index(&self) -> u64 {
+        self.log.len() as u64
+    }
+
+    fn write(&mut self, key: &str, value: &str) {
+        self.log.push(set(key, value));
+    }
+
+    fn advance(&self, member: usize, entries: u64) {
+        let store = &self.members[member];
+        let end = (store.applied().index + entries).min(self.index());
+        for index in store.applied().index + 1..=end {
+            store.apply(index, 1, &self.log[index as usize - 1]);
+        }
+    }
+
+    fn receive(&mut self, kind: Kind) {
+        self.feed.receive(kind, &self.replica).unwrap();
+    }
+
+    /// Follows another member: continues there, or begins with its snapshot.
+    fn follow(&mut self, member: usize, needs_snapshot: bool) {
+        self.followed = member;
+        self.feed.end(&self.replica);
+        let continues = self.feed.request(&[], false).after.is_some() && !needs_snapshot;
+        self.receive(hello(1, continues, "a:"));
+        if continues {
+            return;
+        }
+        let pages = self.members[member].pairs(&selection(), Cursor::default(), usize::MAX).unwrap();
+        let records = encoded(false, pages.pairs.into_iter().map(|(key, value)| (key, Some(value))));
+        self.receive(Kind::SnapshotPart(SnapshotPart { is_first: true, records }));
+        self.receive(Kind::SnapshotEnd(SnapshotEnd { index: pages.index }));
+    }
+
+    fn stream(&mut self) {
+        let position = self.replica.size().0;
+        let store = self.members[self.followed].clone();
+        if position < store.applied().index {
+            let effects = store.effects_after(position, &selection()).unwrap();
+            let records = encoded(effects.is_cleared, effects.records);
+            self.receive(Kind::Changes(Changes {
+                from: position,
+                through: effects.through,
+                now_ms: 5,
+                records,
+            }));
+        }
+        self.receive(Kind::Progress(FollowProgress { index: position, fresh_age_ms: None, now_ms: 5 }));
+    }
+
+    fn confirm(&self, at_us: u64, index: u64) {
+        self.replica.confirm(at_us, &Token { cluster_id: CLUSTER.to_owned(), term: 1, index });
+    }
+
+    fn confirm_now(&self) {
+        self.confirm(self.replica.gate.now_us(), self.index());
+    }
+
+    fn read(&self, line: &str) -> Result<Frame, Reason> {
+        self.replica.read(&words(line), self.replica.gate.now_us())
+    }
+}
+
+fn selection() -> Selection {
+    Selection::new([Bytes::from_static(b"a:")])
+}
+
+/// Runs clients of one sidecar; returns whether their history is linearizable, and the number of local reads.
+fn history_is_legal(seed: u64, bug: Bug) -> (bool, u64) {
+    let mut rng = StdRng::seed_from_u64(seed);
+    let mut cluster = Cluster::new(u64::MAX);
+    cluster.follow(0, true);
+    let mut observations: Vec<_> =
+        (0..CLIENTS).map(|_| Observation::new(Arc::clone(&cluster.replica.gate))).collect();
+    // The index that a client's observation ends with, once it is known.
+    let mut positions = [None; CLIENTS];
+    // A linearizable read that is not answered yet.
+    let mut pulse = None;
+    let (mut history, mut time) = (History::new(), 0);
+    for step in 0..300_u64 {
+        time += 2;
+        match rng.random_range(0..20) {
+            0 | 1 => cluster.advance(rng.random_range(0..MEMBERS), rng.random_range(1..4)),
+            2..=4 => {
+                let followed = cluster.followed;
+                cluster.advance(followed, rng.random_range(0..4));
+                cluster.stream();
+            }
+            5 if rng.random_ratio(1, 3) => {
+                cluster.follow(rng.random_range(0..MEMBERS), rng.random_ratio(1, 3));
+            }
+            6 | 7 => match pulse.take() {
+                None => pulse = Some((cluster.replica.gate.now_us(), cluster.index())),
+                Some((_, index)) if bug == Bug::TrustsTime => {
+                    cluster.confirm(cluster.replica.gate.now_us(), index)
+                }
+                Some((at_us, index)) => cluster.confirm(at_us, index),
+            },
+            8..=13 => {
+                if let Some(client) = positions.iter().position(Option::is_some) {
+                    observations[client].end(positions[client].take());
+                }
+            }
+            _ => {
+                let client = rng.random_range(0..CLIENTS);
+                let key = KEYS[rng.random_range(0..KEYS.len())];
+                let process = client as u64;
+                let is_read = rng.random_ratio(3, 4);
+                if is_read && let Ok(reply) = cluster.read(&format!("GET {key}")) {
+                    let id = history.invoke(process, key, Asked::Get, time);
+                    let value = match reply {
+                        Frame::Bulk(bytes) => Some(Value::Bytes(bytes.to_vec())),
+                        Frame::Null => None,
+                        other => panic!("{other:?}"),
+                    };
+                    history.ok(id, Answer::Value(value), time + 1);
+                    continue;
+                }
+                // A member that lags does not answer: all have the whole log before they do.
+                if is_read {
+                    let found = {
+                        cluster.advance(2, u64::MAX / 2);
+                        cluster.members[2].get(key.as_bytes(), 0).unwrap()
+                    };
+                    let id = history.invoke(process, key, Asked::Get, time);
+                    let value = found.map(|value| Value::Bytes(value.data.to_vec()));
+                    history.ok(id, Answer::Value(value), time + 1);
+                } else {
+                    let id = history.invoke(process, key, Asked::Set(Value::from(step)), time);
+                    cluster.write(key, &step.to_string());
+                    if rng.random_ratio(1, 8) {
+                        // The write took effect, and its reply is lost. The client looks whether it did.
+                        history.ok(id, Answer::Done, time + 1);
+                        if bug != Bug::ForgetsUnknown {
+                            observations[client].end(None);
+                            positions[client] = None;
+                        }
+                        continue;
+                    }
+                    history.ok(id, Answer::Done, time + 1);
+                }
+                if bug != Bug::ForgetsWrites {
+                    observations[client].begin();
+                    positions[client] = Some(cluster.index());
+                }
+            }
+        }
+    }
+    (check(&history).is_legal(), cluster.replica.reads.get())
+}
+
+#[test]
+fn application_sees_one_database_whatever_lags_and_a_forgotten_rule_is_noticed() {
+    const SEEDS: std::ops::Range<u64> = 0..60;
+    let mut local = 0;
+    for seed in SEEDS {
+        let (is_legal, reads) = history_is_legal(seed, Bug::None);
+        assert!(is_legal, "seed {seed}");
+        local += reads;
+    }
+    assert!(local > 10 * SEEDS.end, "{local} reads were local");
+    for bug in [Bug::ForgetsWrites, Bug::ForgetsUnknown, Bug::TrustsTime] {
+        let is_found = SEEDS.clone().any(|seed| !history_is_legal(seed, bug).0);
+        assert!(is_found, "{bug:?} was not noticed");
+    }
+}
+
+#[test]
+fn state_of_a_member_that_is_behind_is_not_read_until_it_has_all_that_was_read_before() {
+    let mut cluster = Cluster::new(u64::MAX);
+    (1..=3).for_each(|number: u32| cluster.write("a:1", &number.to_string()));
+    cluster.advance(0, 3);
+    cluster.advance(1, 2);
+    cluster.follow(0, true);
+    assert_eq!(cluster.read("GET a:1"), Err(Reason::Stale), "its age is not known");
+    cluster.stream();
+    cluster.confirm_now();
+    assert_eq!(cluster.read("GET a:1"), Ok(Frame::Bulk("3".into())));
+    cluster.follow(1, true);
+    let at_us = cluster.replica.gate.now_us();
+    cluster.confirm(at_us, 2);
+    assert_eq!(cluster.read("GET a:1"), Err(Reason::Behind));
+    cluster.advance(1, 1);
+    cluster.stream();
+    assert_eq!(cluster.read("GET a:1"), Ok(Frame::Bulk("3".into())));
+    assert_eq!(cluster.read("GET b:1"), Err(Reason::Command), "another prefix");
+    let late = at_us + u64::try_from(MAX_STALENESS.as_micros()).unwrap() + 1_000_000;
+    assert_eq!(cluster.replica.read(&words("GET a:1"), late), Err(Reason::Stale));
+}
+
+#[test]
+fn old_state_is_served_while_a_snapshot_is_loaded_and_a_cut_snapshot_is_no_state() {
+    let mut cluster = Cluster::new(u64::MAX);
+    cluster.write("a:1", "old");
+    cluster.advance(0, 1);
+    cluster.follow(0, true);
+    cluster.stream();
+    cluster.confirm_now();
+    let part = |is_first| Kind::SnapshotPart(SnapshotPart { is_first, records: encoded(false, []) });
+    cluster.receive(hello(1, false, "a:"));
+    cluster.receive(Kind::Progress(FollowProgress { index: 9, fresh_age_ms: None, now_ms: 5 }));
+    assert_eq!(cluster.replica.size().0, 1, "the index of the snapshot is not that of the old state");
+    let early = Changes { from: 1, through: 9, now_ms: 5, records: encoded(false, []) };
+    assert!(matches!(cluster.feed.receive(Kind::Changes(early), &cluster.replica), Err(End::Failed(_))));
+    cluster.receive(part(true));
+    cluster.receive(part(false));
+    assert_eq!(cluster.read("GET a:1"), Ok(Frame::Bulk("old".into())));
+    assert!(cluster.feed.is_loading());
+    cluster.feed.end(&cluster.replica);
+    assert!(!cluster.feed.is_loading() && cluster.feed.request(&[], false).after.is_some());
+    let end = cluster.feed.receive(part(false), &cluster.replica);
+    assert!(matches!(end, Err(End::Failed(_))), "the rest of another stream");
+    assert_eq!(cluster.read("GET a:1"), Ok(Frame::Bulk("old".into())));
+    assert!(matches!(cluster.feed.receive(Kind::GoTo(GoTo::default()), &cluster.replica), Err(End::GoTo)));
+    let gap = Changes { from: 7, through: 8, now_ms: 5, records: encoded(false, []) };
+    assert!(matches!(cluster.feed.receive(Kind::Changes(gap), &cluster.replica), Err(End::Failed(_))));
+}
+
+#[test]
+fn state_of_another_history_or_of_other_keys_is_dropped() {
+    let mut cluster = Cluster::new(u64::MAX);
+    cluster.write("a:1", "v");
+    cluster.advance(0, 1);
+    for (incarnation, prefix) in [(2, "a:"), (1, "b:")] {
+        cluster.follow(0, true);
+        cluster.stream();
+        cluster.confirm_now();
+        assert!(cluster.read("GET a:1").is_ok());
+        let begun = cluster.feed.receive(hello(incarnation, true, prefix), &cluster.replica);
+        assert!(matches!(begun, Err(End::Failed(_))), "a snapshot is needed");
+        assert_eq!(cluster.read("GET a:1"), Err(Reason::NoState));
+        assert_eq!(cluster.feed.request(&[], false).after, None);
+    }
+    assert!(matches!(
+        cluster
+            .feed
+            .receive(Kind::Hello(FollowHello { format: 2, ..FollowHello::default() }), &cluster.replica),
+        Err(End::Format(2))
+    ));
+}
+
+#[test]
+fn memory_is_bounded_and_the_old_state_makes_room_for_a_new_one() {
+    let mut cluster = Cluster::new(4_000);
+    let value = "x".repeat(2_000);
+    cluster.write("a:1", &value);
+    cluster.advance(0, 1);
+    cluster.follow(0, true);
+    cluster.stream();
+    cluster.confirm_now();
+    assert!(cluster.read("EXISTS a:1").is_ok());
+    // Both do not fit.
+    cluster.follow(0, true);
+    cluster.confirm_now();
+    assert!(cluster.read("EXISTS a:1").is_ok());
+    assert!((2_000..4_000).contains(&cluster.replica.bytes()));
+    cluster.write("a:2", &value);
+    cluster.advance(0, 1);
+    let effects = cluster.members[0].effects_after(1, &selection()).unwrap();
+    let records = encoded(false, effects.records);
+    let changes = Changes { from: 1, through: 2, now_ms: 5, records };
+    let end = cluster.feed.receive(Kind::Changes(changes), &cluster.replica);
+    assert!(matches!(end, Err(End::TooLarge { limit: 4_000 })));
+    cluster.feed.clear(&cluster.replica);
+    assert_eq!((cluster.read("EXISTS a:1"), cluster.replica.bytes()), (Err(Reason::NoState), 0));
+}
