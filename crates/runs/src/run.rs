@@ -94,7 +94,7 @@ pub struct Run {
     file: Box<dyn DiskFile>,
     cache: Arc<BlockCache>,
     parts: Vec<Part>,
-    /// Of the last keys of the parts.
+    /// Fence of the last keys of the parts.
     fence: Fence,
     /// Whether the file is removed when the last reference is dropped.
     is_obsolete: AtomicBool,

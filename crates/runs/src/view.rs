@@ -67,7 +67,7 @@ pub struct View(Arc<Runs>);
 struct Runs {
     uppers: Vec<Slice>,
     bottom: Vec<Slice>,
-    /// Of the last keys of the bottom.
+    /// Fence of the last keys of the bottom.
     fence: Fence,
     record: Bytes,
 }

@@ -264,7 +264,7 @@ mod tests {
             let disk = SimDisk::new(1);
             let store = store(&disk, EngineKind::Runs);
             let mut upkeep = begin(&store, threads);
-            disk.cut_power_after(0);
+            disk.set_free_bytes(Some(0));
             let failed = (51..=1_000).find_map(|index| {
                 apply(&store, index);
                 upkeep.applied().err()

@@ -16,7 +16,7 @@ pub struct Index {
     /// End of the entries.
     end: usize,
     len: usize,
-    /// Of the last keys; only of an index that stays in memory.
+    /// Fence of the last keys; only in an index that stays in memory.
     fence: Option<Arc<Fence>>,
 }
 
