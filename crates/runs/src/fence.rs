@@ -21,8 +21,8 @@ impl Fence {
     pub fn below<'a>(&self, key: &[u8], key_at: impl Fn(usize) -> &'a [u8]) -> usize {
         let head = head(key, self.shared);
         let start = self.heads.partition_point(|other| *other < head);
-        let equal = self.heads[start..].iter().take_while(|other| **other == head).count();
         // Keys that differ after the head only.
+        let equal = self.heads[start..].partition_point(|other| *other == head);
         let (mut low, mut high) = (start, start + equal);
         while low < high {
             let middle = (low + high) / 2;

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::Parser;
+use helios_service::auth::MAX_PREFIXES;
 use helios_service::client_memory::MemoryLimits;
 
 use crate::secret::{self, URI};
@@ -125,8 +126,6 @@ pub struct HostPort {
 
 const REDIS_PORT: u16 = 6379;
 const GRPC_PORT: u16 = 50051;
-/// Limits of a member on the prefixes of a stream.
-const MAX_PREFIXES: usize = 64;
 const MIN_STALENESS_MS: u64 = 100;
 const MIN_CUT_OFF_MS: u64 = 100;
 

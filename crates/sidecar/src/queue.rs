@@ -41,7 +41,7 @@ pub struct Entry {
     pub is_silent: bool,
     /// `EXEC` after a lost watch: a member gets `DISCARD`, and the client the reply of a transaction that did not execute.
     pub is_void: bool,
-    /// Whether its reply shows state, whose index is asked for: in Replica mode.
+    /// Whether the sidecar requests the log index of its reply; in Replica mode only.
     pub is_observed: bool,
     /// Why a member answers it.
     pub reason: Reason,

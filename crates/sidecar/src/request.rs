@@ -133,7 +133,7 @@ pub fn kind(words: &[Bytes]) -> Kind {
     }
 }
 
-/// Whether a request may take long, so that the position of those before it is asked for first.
+/// Whether a request may block or run long: the sidecar requests the log index of the earlier replies before it.
 pub fn may_wait(words: &[Bytes], kind: Kind) -> bool {
     let blocks = || resolve(words).is_ok_and(|spec| spec.has(Flags::BLOCKING));
     kind == Kind::Script || kind == Kind::LastWrite || kind == Kind::Write && blocks()
@@ -189,13 +189,15 @@ fn header(kind: u8, mut number: usize, out: &mut BytesMut) {
     out.extend_from_slice(b"\r\n");
 }
 
+/// Returns the words of a request.
+#[cfg(test)]
+pub fn words(line: &str) -> Vec<Bytes> {
+    line.split(' ').map(|word| Bytes::copy_from_slice(word.as_bytes())).collect()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    fn words(line: &str) -> Vec<Bytes> {
-        line.split(' ').map(|word| Bytes::copy_from_slice(word.as_bytes())).collect()
-    }
 
     #[test]
     fn requests_are_classified_by_their_effects_and_their_state() {

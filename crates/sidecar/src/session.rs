@@ -117,10 +117,7 @@ impl Session {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    fn words(line: &str) -> Vec<Bytes> {
-        line.split(' ').map(|word| Bytes::copy_from_slice(word.as_bytes())).collect()
-    }
+    use crate::request::words;
 
     #[test]
     fn settings_are_replayed_in_an_order_in_which_a_member_accepts_them() {

@@ -343,19 +343,7 @@ async fn hold_keeps_the_log_until_its_limit_and_a_purged_entry_is_refused() {
     let from = node.status().await.commit_index + 1;
     assert!(hold(node, from).await <= from);
     let mut unread = log(node, from).await;
-    // Each snapshot purges the log before it.
-    let mut round = async |first: usize| {
-        write(&mut client, first..first + 500, 1_000).await;
-        node.cluster().snapshot(SnapshotRequest {}).await.unwrap();
-        node.status().await.first_index
-    };
-    for number in 1..4 {
-        round(number * 500).await;
-    }
-    eventually("the log before the hold is purged", async || {
-        (node.status().await.first_index == from).then_some(())
-    })
-    .await;
+    fill_hold(node, &mut client, from).await;
     let held = node.metric("helios_archive_hold_bytes").await.unwrap();
     assert!((1_500_000..3_145_728).contains(&held), "{held} bytes");
     let mut stream = log(node, from).await;
@@ -366,7 +354,7 @@ async fn hold_keeps_the_log_until_its_limit_and_a_purged_entry_is_refused() {
     assert_eq!(error_code::<()>(Err(refused)), ErrorCode::LogPurged);
 
     for number in 4..10 {
-        round(number * 500).await;
+        write_and_purge(node, &mut client, number * 500).await;
     }
     let first = eventually("the log is purged although it was held", async || {
         Some(node.status().await.first_index).filter(|first| *first > from)
@@ -391,6 +379,24 @@ async fn hold_keeps_the_log_until_its_limit_and_a_purged_entry_is_refused() {
 }
 
 /// Changes `archive.hold` in the file of a running node, and reloads it.
+/// Writes 500 keys and takes a snapshot, which purges the log before it; returns the first entry of the log.
+async fn write_and_purge(node: &Node, client: &mut MultiplexedConnection, first: usize) -> u64 {
+    write(client, first..first + 500, 1_000).await;
+    node.cluster().snapshot(SnapshotRequest {}).await.unwrap();
+    node.status().await.first_index
+}
+
+/// Writes keys 500 to 1999, of which a hold keeps the log from `from` on.
+async fn fill_hold(node: &Node, client: &mut MultiplexedConnection, from: u64) {
+    for number in 1..4 {
+        write_and_purge(node, client, number * 500).await;
+    }
+    eventually("the log before the hold is purged", async || {
+        (node.status().await.first_index == from).then_some(())
+    })
+    .await;
+}
+
 async fn reload_hold(node: &Node, bytes: u64) {
     let file = node.directory().join("node.yaml");
     let text = std::fs::read_to_string(&file).unwrap();
@@ -417,25 +423,14 @@ async fn reloaded_limit_of_the_hold_counts_from_the_next_request_on() {
     let from = node.status().await.commit_index + 1;
     reload_hold(node, 16 << 20).await;
     assert!(hold(node, from).await <= from);
-    let mut round = async |first: usize| {
-        write(&mut client, first..first + 500, 1_000).await;
-        node.cluster().snapshot(SnapshotRequest {}).await.unwrap();
-        node.status().await.first_index
-    };
-    for number in 1..4 {
-        round(number * 500).await;
-    }
-    eventually("the log before the hold is purged", async || {
-        (node.status().await.first_index == from).then_some(())
-    })
-    .await;
+    fill_hold(node, &mut client, from).await;
     assert!(node.metric("helios_archive_hold_bytes").await > Some(2 * SMALL));
 
     reload_hold(node, SMALL).await;
-    assert_eq!(round(2_000).await, from);
+    assert_eq!(write_and_purge(node, &mut client, 2_000).await, from);
     assert_eq!(node.metric("helios_archive_hold_dropped_total").await, Some(0));
     hold(node, from).await;
-    round(2_500).await;
+    write_and_purge(node, &mut client, 2_500).await;
     eventually("the log is purged although it was held", async || {
         (node.status().await.first_index > from).then_some(())
     })

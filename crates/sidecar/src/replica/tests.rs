@@ -17,6 +17,7 @@ use rand::{Rng, SeedableRng};
 use super::feed::{End, Feed};
 use super::gate::Observation;
 use super::*;
+use crate::request::words;
 
 const CLUSTER: &str = "demo";
 const MEMBERS: usize = 3;
@@ -39,10 +40,6 @@ enum Bug {
 fn set(key: &str, value: &str) -> Command {
     let (key, value) = (Bytes::copy_from_slice(key.as_bytes()), Bytes::copy_from_slice(value.as_bytes()));
     Command { op: Some(Op::Set(Set { key, value, ..Set::default() })), ..Command::default() }
-}
-
-fn words(line: &str) -> Vec<Bytes> {
-    line.split(' ').map(|word| Bytes::copy_from_slice(word.as_bytes())).collect()
 }
 
 fn encoded(is_cleared: bool, records: impl IntoIterator<Item = (Bytes, Option<Bytes>)>) -> Bytes {

@@ -96,13 +96,10 @@ impl Spares {
     /// Turns a segment that the log no longer needs into a spare, or removes it if its size differs or there
     /// are enough spares. A disk with little space keeps no more than the target.
     pub fn recycle(&mut self, dir: &Directory, segment: &Path, length: u64) -> Result<(), WalError> {
+        let ready = self.ready.len();
+        let has_room = || check_free(dir, 2 * self.segment_bytes).is_ok();
         let is_kept = length == self.segment_bytes
-            && match self.ready.len().checked_sub(self.target) {
-                None => true,
-                Some(beyond) => {
-                    beyond < KEPT_BEYOND_TARGET && check_free(dir, 2 * self.segment_bytes).is_ok()
-                }
-            };
+            && (ready < self.target || ready < self.target + KEPT_BEYOND_TARGET && has_room());
         if is_kept { self.publish(dir, segment) } else { dir.remove(segment) }
     }
 
