@@ -5,6 +5,8 @@
 //! offset u32 of each restart point | number of restart points u32
 //! ```
 
+use std::ops::{Deref, Range};
+
 use bytes::{BufMut, Bytes};
 
 use crate::Slot;
@@ -67,9 +69,26 @@ impl Builder {
     }
 }
 
+/// An encoded block, and how its values are taken out.
+pub trait Encoded: Deref<Target = [u8]> {
+    fn value(&self, range: Range<usize>) -> Bytes;
+}
+
+impl Encoded for Bytes {
+    fn value(&self, range: Range<usize>) -> Bytes {
+        if range.len() <= COPIED_BYTES { Self::copy_from_slice(&self[range]) } else { self.slice(range) }
+    }
+}
+
+impl Encoded for &[u8] {
+    fn value(&self, range: Range<usize>) -> Bytes {
+        Bytes::copy_from_slice(&self[range])
+    }
+}
+
 /// A cursor over the slots of an encoded block.
-pub struct Cursor {
-    block: Bytes,
+pub struct Cursor<B = Bytes> {
+    block: B,
     /// End of the slots.
     end: usize,
     at: usize,
@@ -83,9 +102,9 @@ type Position = Option<(usize, usize)>;
 #[derive(Debug)]
 pub struct Malformed;
 
-impl Cursor {
+impl<B: Encoded> Cursor<B> {
     /// Creates a cursor at the first slot.
-    pub fn new(block: Bytes) -> Result<Self, Malformed> {
+    pub fn new(block: B) -> Result<Self, Malformed> {
         let restarts = block.len().checked_sub(4).ok_or(Malformed)?;
         let count = take_u32(&mut &block[restarts..]).ok_or(Malformed)? as usize;
         let end = count.checked_mul(4).and_then(|bytes| restarts.checked_sub(bytes)).ok_or(Malformed)?;
@@ -93,7 +112,7 @@ impl Cursor {
     }
 
     /// Creates a cursor at the last restart point whose key is not above `key`.
-    pub fn seek(block: Bytes, key: &[u8]) -> Result<Self, Malformed> {
+    pub fn seek(block: B, key: &[u8]) -> Result<Self, Malformed> {
         let mut cursor = Self::new(block)?;
         let count = cursor.restart_count();
         let (mut low, mut high) = (0, count);
@@ -162,14 +181,7 @@ impl Cursor {
     }
 
     fn slot(&self, value: Position) -> Slot {
-        value.map(|(start, len)| {
-            let range = start..start + len;
-            if len <= COPIED_BYTES {
-                Bytes::copy_from_slice(&self.block[range])
-            } else {
-                self.block.slice(range)
-            }
-        })
+        value.map(|(start, len)| self.block.value(start..start + len))
     }
 }
 

@@ -1,5 +1,6 @@
 //! The block cache of an engine: data blocks, indexes and filters of its runs, bounded by their bytes.
 
+use std::hash::BuildHasher;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use bytes::Bytes;
@@ -19,6 +20,8 @@ const SHARDS: usize = 8;
 type Key = (Id, u64);
 /// Without a random state, so that the simulator evicts the same blocks in every run of a seed.
 type Hasher = FixedState;
+/// Number of refused blocks that are remembered for each block that fits into the cache.
+const REMEMBERED: usize = 2;
 /// Share of the limit that filters and indexes may occupy outside of the cache: one of this many parts.
 const PINNED_PART: u64 = 2;
 /// The limit of the cache follows the pinned bytes in this many steps: a step visits all shards.
@@ -38,6 +41,8 @@ pub struct BlockCache {
     /// Limit of cached and pinned bytes together.
     limit: u64,
     pinned: AtomicU64,
+    /// Hashes of blocks that [`BlockCache::admits`] has not admitted, each at a place that its hash selects.
+    refused: Box<[AtomicU64]>,
     hits: AtomicU64,
     misses: AtomicU64,
 }
@@ -63,6 +68,7 @@ impl BlockCache {
             blocks,
             limit: bytes,
             pinned: AtomicU64::new(0),
+            refused: (0..items * REMEMBERED).map(|_| AtomicU64::new(0)).collect(),
             hits: AtomicU64::new(0),
             misses: AtomicU64::new(0),
         }
@@ -70,6 +76,13 @@ impl BlockCache {
 
     pub fn get(&self, run: Id, offset: u64) -> Option<Bytes> {
         self.blocks.get(&(faults::cached_run(run), offset))
+    }
+
+    /// Whether a block that a lookup has read is worth its memory: it was read before, and not long ago.
+    pub fn admits(&self, run: Id, offset: u64) -> bool {
+        let hash = Hasher::default().hash_one((run, offset));
+        let place = ((hash >> 32) as usize * self.refused.len()) >> 32;
+        self.refused[place].swap(hash, Ordering::Relaxed) == hash
     }
 
     /// Counts `bytes` that a run keeps in memory; false if too many are kept. The cache shrinks by them.
@@ -130,6 +143,17 @@ mod tests {
         cache.insert(2, 7, Bytes::from_static(b"x"));
         assert_eq!(cache.get(2, 7).as_deref(), Some(b"x".as_slice()));
         assert_eq!(cache.get(3, 7), None);
+    }
+
+    #[test]
+    fn block_is_admitted_when_it_is_read_again_soon() {
+        let cache = BlockCache::new(100 * TYPICAL_BLOCK_BYTES);
+        assert!(!cache.admits(1, 0));
+        assert!(cache.admits(1, 0));
+        assert!(!cache.admits(2, 0), "a block of another run");
+        // So many others are read that it is forgotten.
+        assert_eq!((1..10_000).filter(|offset| cache.admits(1, *offset)).count(), 0);
+        assert!(!cache.admits(1, 0));
     }
 
     #[test]

@@ -20,6 +20,7 @@ mod index;
 mod iter;
 
 use std::borrow::Cow;
+use std::cell::RefCell;
 use std::io::ErrorKind;
 use std::ops::{ControlFlow, Range};
 use std::path::{Path, PathBuf};
@@ -28,7 +29,7 @@ use std::sync::{Arc, OnceLock};
 
 use bytes::{Buf, Bytes};
 
-use crate::block::Cursor;
+use crate::block::{Cursor, Encoded};
 use crate::cache::{BlockCache, CacheStats};
 use crate::error::{Error, Result};
 use crate::fence::Fence;
@@ -48,6 +49,13 @@ pub const TRAILER_BYTES: u64 = 1 + 4;
 /// Kind of a block that is stored as it is.
 pub const RAW: u8 = 0;
 const MAX_FOOTER_BYTES: u32 = 64 << 20;
+/// Limit of a block, with its trailer, that a lookup reads into the buffer of its thread, bytes.
+const SCRATCH_BYTES: usize = 64 << 10;
+
+thread_local! {
+    static SCRATCH: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
+}
+
 /// Number of slots at which a part ends.
 pub const PART_SLOTS: usize = 8_192;
 
@@ -199,7 +207,36 @@ impl Run {
         let index = self.index(part, Caching::Fill)?;
         let Some(number) = index.find_within(key).map_err(|_| self.malformed())? else { return Ok(None) };
         let place = index.place(number).map_err(|_| self.malformed())?;
-        let block = self.block(place, Caching::Fill)?;
+        self.find(place, key)
+    }
+
+    /// Returns the slot of `key` in a data block. A block that is read once takes no memory: most lookups of keys that are
+    /// overwritten are the only ones of their block for a long time.
+    fn find(&self, place: Place, key: &[u8]) -> Result<Option<Slot>> {
+        let len = place.stored_bytes() as usize;
+        if len > SCRATCH_BYTES {
+            return self.search(self.block(place, Caching::Fill)?, key);
+        }
+        let cached = self.cache.get(self.id.id, place.offset);
+        self.cache.count(cached.is_some());
+        if let Some(block) = cached {
+            return self.search(block, key);
+        }
+        SCRATCH.with_borrow_mut(|scratch| {
+            if scratch.len() < len {
+                scratch.resize(len, 0);
+            }
+            let stored = &mut scratch[..len];
+            read_into(self.file.as_ref(), &self.path, stored, place.offset)?;
+            let block = self.checked(place, stored)?;
+            if self.cache.admits(self.id.id, place.offset) {
+                self.cache.insert(self.id.id, place.offset, Bytes::copy_from_slice(block));
+            }
+            self.search(block, key)
+        })
+    }
+
+    fn search(&self, block: impl Encoded, key: &[u8]) -> Result<Option<Slot>> {
         Cursor::seek(block, key).and_then(|cursor| cursor.find(key)).map_err(|_| self.malformed())
     }
 
@@ -273,11 +310,17 @@ impl Run {
 
     fn read_block(&self, place: Place) -> Result<Bytes> {
         let end = place.offset + place.stored_bytes();
-        let mut block = read(self.file.as_ref(), &self.path, place.offset..end)?;
-        let mut trailer = block.split_off(place.len as usize);
-        let (kind, crc) = (trailer[0], trailer.split_off(1).get_u32());
-        let covered = crc_at(self.id.id, place.offset, &block);
-        if faults::is_block_damaged(crc32c::crc32c_append(covered, &trailer) != crc) {
+        let mut stored = read(self.file.as_ref(), &self.path, place.offset..end)?;
+        let len = self.checked(place, &stored)?.len();
+        stored.truncate(len);
+        Ok(stored)
+    }
+
+    /// Returns the block in `stored`, which has its trailer, after a check of both.
+    fn checked<'a>(&self, place: Place, stored: &'a [u8]) -> Result<&'a [u8]> {
+        let (covered, mut crc) = stored.split_at(place.len as usize + 1);
+        let (block, kind) = (&covered[..place.len as usize], covered[place.len as usize]);
+        if faults::is_block_damaged(crc_at(self.id.id, place.offset, covered) != crc.get_u32()) {
             return Err(Error::corrupt(
                 &self.path,
                 format!("the block at byte {} has a wrong checksum", place.offset),
@@ -349,11 +392,14 @@ impl Drop for Run {
 /// Reads exactly the bytes of `range`.
 fn read(file: &dyn DiskFile, path: &Path, range: Range<u64>) -> Result<Bytes> {
     let mut bytes = vec![0; (range.end - range.start) as usize];
-    let count = read_full(file, &mut bytes, range.start).map_err(Error::io("read", path))?;
-    if count < bytes.len() {
-        return Err(Error::corrupt(path, "it is truncated"));
-    }
+    read_into(file, path, &mut bytes, range.start)?;
     Ok(bytes.into())
+}
+
+/// Fills `bytes` from `offset` on.
+fn read_into(file: &dyn DiskFile, path: &Path, bytes: &mut [u8], offset: u64) -> Result<()> {
+    let count = read_full(file, bytes, offset).map_err(Error::io("read", path))?;
+    if count < bytes.len() { Err(Error::corrupt(path, "it is truncated")) } else { Ok(()) }
 }
 
 fn check_header(path: &Path, id: Id, header: &[u8]) -> Result<()> {
