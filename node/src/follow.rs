@@ -4,6 +4,7 @@
 
 mod fresh;
 mod group;
+mod snapshot;
 mod stream;
 
 use std::collections::HashMap;
@@ -13,7 +14,7 @@ use std::time::Duration;
 use helios_proto::v1::{ErrorCode, FollowRequest, FollowResponse, FollowTarget, Membership};
 use helios_service::database::{Database as _, Freshness as Level};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, watch};
-use tokio::time::{Instant, MissedTickBehavior, interval, sleep};
+use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until};
 use tonic::Status;
 
 use self::fresh::Fresh;
@@ -44,6 +45,8 @@ pub struct Followers {
     streams: Arc<Semaphore>,
     sends: Arc<Semaphore>,
     builds: Arc<Semaphore>,
+    /// Room for the parts of snapshots that several streams send.
+    room: Arc<Semaphore>,
     open: Mutex<Open>,
     /// The last moment at which the state of this member was fresh.
     fresh: watch::Sender<Option<Fresh>>,
@@ -63,6 +66,7 @@ impl Followers {
             streams: Arc::new(Semaphore::new(MAX_STREAMS)),
             sends: Arc::new(Semaphore::new(MAX_SENDS)),
             builds: Arc::new(Semaphore::new(MAX_BUILDS)),
+            room: snapshot::room(),
             open: Mutex::default(),
             fresh: watch::Sender::new(None),
         }
@@ -170,11 +174,13 @@ impl Followers {
                 }
             }
             drop((group, followers));
+            // A change after a pause is sent at once, more of them are collected.
+            let earliest = Instant::now() + BATCH;
             // The timeout notices that the group has no streams any more.
             if let Ok(Err(_)) = tokio::time::timeout(PROGRESS, applied.changed()).await {
                 return;
             }
-            sleep(BATCH).await;
+            sleep_until(earliest).await;
         }
     }
 

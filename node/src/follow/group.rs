@@ -1,13 +1,15 @@
 //! The streams that follow the same prefixes: each change is encoded once, into a bounded ring that all of them read. Pure.
 
 use std::collections::VecDeque;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
 use bytes::Bytes;
 use helios_proto::v1::{Record, Records};
 use prost::Message as _;
 use tokio::sync::watch;
+use tokio::time::Instant;
 
+use super::snapshot::Snapshot;
 use crate::state::{Effects, Selection};
 
 /// Limit of the encoded changes that a stream may be behind, bytes.
@@ -49,6 +51,8 @@ pub struct Group {
     ring: Mutex<Ring>,
     /// Index up to which there are no changes beyond the frames.
     through: watch::Sender<u64>,
+    /// The snapshot that began last, while a stream sends it.
+    snapshot: Mutex<Weak<Snapshot>>,
 }
 
 #[derive(Default)]
@@ -63,7 +67,8 @@ impl Group {
     /// Creates the group of the streams that begin at `index` or later.
     pub fn new(selection: Selection, index: u64) -> Self {
         let ring = Ring { floor: index, ..Ring::default() };
-        Self { selection, ring: Mutex::new(ring), through: watch::Sender::new(index) }
+        let through = watch::Sender::new(index);
+        Self { selection, ring: Mutex::new(ring), through, snapshot: Mutex::default() }
     }
 
     pub fn through(&self) -> u64 {
@@ -109,6 +114,19 @@ impl Group {
         })
     }
 
+    /// Returns the snapshot to begin with: one that another stream sends, if it is recent and the ring has all changes
+    /// since, or a new one.
+    pub fn snapshot(&self, now: Instant) -> Arc<Snapshot> {
+        let mut last = self.snapshot.lock().unwrap_or_else(PoisonError::into_inner);
+        let usable = |snapshot: &Arc<Snapshot>| snapshot.is_recent(now) && self.next(snapshot.start).is_ok();
+        if let Some(shared) = last.upgrade().filter(usable) {
+            return shared;
+        }
+        let new = Arc::new(Snapshot::new(self.through(), now));
+        *last = Arc::downgrade(&new);
+        new
+    }
+
     fn ring(&self) -> MutexGuard<'_, Ring> {
         self.ring.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -133,6 +151,8 @@ pub fn ring_limit(groups: usize) -> usize {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
 
     fn effects(through: u64, bytes: usize) -> Effects {
@@ -184,6 +204,24 @@ mod tests {
         group.restart(30);
         assert_eq!(read(&group, 21), Err(Behind));
         assert_eq!(read(&group, 30), Ok((vec![], 30)));
+    }
+
+    #[test]
+    fn snapshot_is_shared_while_it_is_recent_and_the_ring_has_the_changes_since() {
+        let group = Group::new(Selection::default(), 5);
+        let now = Instant::now();
+        let first = group.snapshot(now);
+        group.push(effects(6, 1), RING_BYTES);
+        let second = group.snapshot(now + Duration::from_secs(2));
+        assert!(Arc::ptr_eq(&first, &second), "began at {} and {}", first.start, second.start);
+        let later = group.snapshot(now + Duration::from_secs(3));
+        assert_eq!((first.start, later.start), (5, 6));
+        group.restart(9);
+        let after = group.snapshot(now + Duration::from_secs(3));
+        assert_eq!(after.start, 9);
+        drop(after);
+        group.push(effects(10, 1), RING_BYTES);
+        assert_eq!(group.snapshot(now).start, 10, "no stream sends it any more");
     }
 
     #[test]

@@ -18,6 +18,7 @@ use tonic::Status;
 
 use super::fresh::Freshness;
 use super::group::{Behind, Frame, Group};
+use super::snapshot::Part;
 use super::{Followers, PROGRESS};
 use crate::error::Error;
 use crate::node::ActiveMember;
@@ -169,13 +170,19 @@ impl Stream {
 
     /// Sends the frames that are ready.
     async fn send_ready(&mut self) -> Result<(), Stop> {
+        self.send_up_to(u64::MAX).await
+    }
+
+    /// Sends the frames that are ready and end at `limit` or before.
+    async fn send_up_to(&mut self, limit: u64) -> Result<(), Stop> {
         loop {
             self.advanced.mark_unchanged();
             let (frame, position) = self.group.next(self.position)?;
             match frame {
+                Some(frame) if frame.through > limit => return Ok(()),
                 Some(frame) => self.send_changes(&frame).await?,
                 None => {
-                    self.position = position;
+                    self.position = position.min(limit).max(self.position);
                     return Ok(());
                 }
             }
@@ -201,17 +208,22 @@ impl Stream {
         self.send(Kind::Progress(FollowProgress { index: self.position, fresh_age_ms, now_ms })).await
     }
 
-    /// Sends the state in parts, with the changes since the first part among them.
+    /// Sends the state in parts, with the changes since its begin among them. No change is sent before a part that was read at
+    /// a lower index, which would undo it: other streams may have read the parts some time ago.
     async fn send_snapshot(&mut self) -> Result<(), Stop> {
         let _send = self.permit_to_send().await?;
-        self.position = self.group.through();
-        let (mut next, mut is_first, mut index) = (Some(Cursor::default()), true, 0);
-        while let Some(cursor) = next {
-            let (records, part_index, after) = self.read_part(cursor).await?;
+        let snapshot = self.group.snapshot(Instant::now());
+        self.position = snapshot.start;
+        let (mut next, mut index) = (Some(Cursor::default()), 0);
+        for number in 0.. {
+            let Some(cursor) = next else { break };
+            let part = snapshot.part(number, &self.followers.room, self.read_part(cursor)).await?;
+            (next, index) = (part.next.clone(), part.index);
+            let (records, is_first) = (part.records.clone(), number == 0);
             self.send(Kind::SnapshotPart(SnapshotPart { is_first, records })).await?;
-            (next, is_first, index) = (after, false, part_index);
-            self.send_ready().await?;
+            self.send_up_to(index).await?;
         }
+        self.send_ready().await?;
         while self.position < index {
             tokio::select! {
                 () = self.sender.closed() => return Err(Stop::Gone),
@@ -230,7 +242,7 @@ impl Stream {
         }
     }
 
-    async fn read_part(&self, cursor: Cursor) -> Result<(Bytes, u64, Option<Cursor>), Stop> {
+    async fn read_part(&self, cursor: Cursor) -> Result<Part, Stop> {
         let builds = Arc::clone(&self.followers.builds);
         let build = builds.acquire_owned().await.map_err(|_| Stop::Gone)?;
         let (store, group) = (self.followers.node.inner().store.clone(), Arc::clone(&self.group));
@@ -240,7 +252,8 @@ impl Stream {
             let record = |(key, value)| Record { key, value: Some(value) };
             let records =
                 Records { is_cleared: false, records: page.pairs.into_iter().map(record).collect() };
-            Ok((Bytes::from(records.encode_to_vec()), page.index, page.next))
+            let records = Bytes::from(records.encode_to_vec());
+            Ok(Part { records, index: page.index, next: page.next })
         });
         read.await.map_err(Stop::Failed)
     }

@@ -241,6 +241,60 @@ async fn follower_that_does_not_read_gets_a_new_snapshot_instead_of_a_queue() {
     assert_eq!(slow.snapshots, 2);
 }
 
+/// Streams that begin together send parts that were read before their own begin. Each key changes once meanwhile, so that
+/// a value that is replaced by an older one stays so.
+#[tokio::test]
+async fn followers_that_begin_under_writes_have_the_same_state() {
+    const KEYS: usize = 6_000;
+    const STEP: usize = 25;
+    let mut cluster = Cluster::single("");
+    cluster.start_all();
+    cluster.wait_ready().await;
+    eventually("a leader", async || cluster[0].has_role(Role::Leader).await.then_some(())).await;
+    let mut connection = cluster[0].redis().await;
+    let mut write = async |keys: std::ops::Range<usize>, value: &str| {
+        let mut pipe = redis::pipe();
+        for number in keys {
+            // A prime, so that neighbours are far apart.
+            let key = format!("k{:04}", number * 7_919 % KEYS);
+            match (number % 5, value) {
+                (0, "new") => pipe.del(key).ignore(),
+                _ => pipe.set(key, format!("{}{value}", "x".repeat(1_000))).ignore(),
+            };
+        }
+        let () = pipe.query_async(&mut connection).await.unwrap();
+    };
+    write(0..KEYS, "old").await;
+    let request = || FollowRequest { snapshot_ok: true, ..FollowRequest::default() };
+    let (written, progress) = tokio::sync::watch::channel(0);
+    let follow = async |number: usize| {
+        // Four begin closely after each other, six times.
+        let begin = number / 4 * (KEYS / 6) + number % 4 * STEP;
+        progress.clone().wait_for(|written| *written >= begin).await.unwrap();
+        let mut follower = Follower::start(&cluster[0], request()).await;
+        follower.until("the snapshot", |follower| follower.is_whole).await;
+        follower
+    };
+    let writing = async {
+        for start in (0..KEYS).step_by(STEP) {
+            write(start..start + STEP, "new").await;
+            written.send_replace(start + STEP);
+        }
+    };
+    let begun = futures::future::join_all((0..24).map(follow));
+    let (mut followers, ()) = tokio::join!(begun, writing);
+    run(&cluster[0], &["SET", "last", "done"]).await;
+    let mut expected = Follower::start(&cluster[0], request()).await;
+    expected.until("the snapshot", |follower| follower.is_whole && follower.has("last", "done")).await;
+    for follower in &mut followers {
+        follower.until("the last write", |follower| follower.is_whole && follower.has("last", "done")).await;
+        let differs = |(raw, data): &(&Bytes, &Bytes)| expected.records.get(*raw) != Some(*data);
+        let stale = follower.records.iter().filter(differs).map(|(raw, _)| raw);
+        assert_eq!(stale.collect::<Vec<_>>(), Vec::<&Bytes>::new());
+        assert_eq!(follower.records.len(), expected.records.len());
+    }
+}
+
 #[tokio::test]
 async fn prefixes_of_a_request_are_bounded() {
     let mut cluster = Cluster::single("");
