@@ -28,6 +28,9 @@ bench-scale: ## Costs of heliosd at 5 million keys, up to an hour; KEYS=1000000,
 bench-backup: ## Costs of backups at 1 GiB of keys and values, ten minutes; KEYS=1000000, ARGS='--entries 100000' and the like
 	@scripts/bench.sh --parts backup --report bench/reports/$$(date +%F)-backup.md $(if $(KEYS),--keys $(KEYS)) $(ARGS)
 
+bench-sidecar: ## The sidecar in Replica mode, and 500 replicas that follow the members, four minutes; ARGS='--followers 50' and the like
+	@scripts/bench.sh --parts sidecar --report bench/reports/$$(date +%F)-sidecar.md $(if $(KEYS),--keys $(KEYS)) $(ARGS)
+
 fix: ## Format, apply lint suggestions, write the generated files again
 	cargo fmt --all
 	cargo clippy --workspace --all-targets --fix --allow-dirty --allow-staged
@@ -53,4 +56,4 @@ clean-log-db: ## Remove logs and databases, of the local Kubernetes too; keep bu
 	@$(cluster) down
 	rm -rf helios-data
 
-.PHONY: help demo test stories check book bench bench-scale bench-backup fix cluster kubeconfig images down clean clean-log-db
+.PHONY: help demo test stories check book bench bench-scale bench-backup bench-sidecar fix cluster kubeconfig images down clean clean-log-db

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# heliosd beside etcd and Redis, or alone (`--parts scale`, `--parts backup`): builds what is missing, then measures. Arguments go to helios-bench;
+# heliosd beside etcd and Redis, or alone (`--parts scale`, `--parts backup`, `--parts sidecar`): builds what is missing, then measures. Arguments go to helios-bench;
 # `bench.sh --help` lists them.
 set -euo pipefail
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
@@ -9,7 +9,7 @@ cd "$root"
 
 need_cargo
 case " $* " in
-*" --parts scale "* | *" --parts million "* | *" --parts backup "*) ;;
+*" --parts scale "* | *" --parts million "* | *" --parts backup "* | *" --parts sidecar "*) ;;
 *)
   command -v redis-server >/dev/null || {
     ((EUID == 0)) && command -v apt-get >/dev/null || die "redis-server is missing; install it (Debian: apt-get install redis-server)"

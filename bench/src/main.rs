@@ -1,5 +1,6 @@
 //! `make bench`: compares heliosd, etcd and Redis, on one disk, by the same client, in turns. `make bench-scale`:
-//! measures the costs of heliosd at a number of keys; the part `backup` those of backups.
+//! measures the costs of heliosd at a number of keys; the part `backup` those of backups, the part `sidecar` those of
+//! replicas outside of the cluster.
 
 mod backup;
 mod cgroup;
@@ -15,6 +16,7 @@ mod ports;
 mod report;
 mod scale;
 mod server;
+mod sidecar;
 mod speed;
 mod stats;
 
@@ -37,7 +39,7 @@ use crate::report::Report;
 struct Args {
     #[command(flatten)]
     programs: Programs,
-    /// Parts to measure: speed, gap, million, scale, backup
+    /// Parts to measure: speed, gap, million, scale, backup, sidecar
     #[arg(long, value_delimiter = ',', default_value = "speed,gap")]
     parts: Vec<Part>,
     #[command(flatten)]
@@ -50,7 +52,9 @@ struct Args {
     scale: scale::Options,
     #[command(flatten)]
     backup: backup::Options,
-    /// Number of keys of the parts speed, scale and backup; by default 100000, 5000000 and 1 GiB of keys and values. All exist before the first measurement
+    #[command(flatten)]
+    sidecar: sidecar::Options,
+    /// Number of keys of the parts speed, scale, backup and sidecar; by default 100000, 5000000, 1 GiB and 10 MB of keys and values. All exist before the first measurement
     #[arg(long, value_parser = clap::value_parser!(u64).range(1..))]
     keys: Option<u64>,
     /// Directory for the members' data during the run; not in memory
@@ -76,6 +80,8 @@ enum Part {
     Scale,
     /// Costs of backups: for writers, in age, in time
     Backup,
+    /// The sidecar in Replica mode: local reads, a cut, many of them at once
+    Sidecar,
 }
 
 impl Part {
@@ -125,6 +131,9 @@ async fn run(args: &Args) -> Result<()> {
             Part::Backup => {
                 backup::measure(&args.backup, args.keys, &args.programs, dir.path(), &mut ports).await?
             }
+            Part::Sidecar => {
+                sidecar::measure(&args.sidecar, args.keys, &args.programs, dir.path(), &mut ports).await?
+            }
         };
         println!("{section}");
         report.push(section);
@@ -157,7 +166,7 @@ async fn stop_signal() {
 
 /// Prints a line of progress with the time of day.
 fn say(line: &str) {
-    eprintln!("{} {line}", jiff::Zoned::now().strftime("%H:%M:%S"));
+    eprintln!("{} {line}", jiff::Zoned::now().strftime("%H:%M:%S%.3f"));
 }
 
 /// Polls until `poll` returns a value; an error when that takes longer than `patience`.

@@ -61,6 +61,7 @@ impl Answers {
         self.acknowledged += 1;
         let silence = now - self.last;
         if silence > STALL {
+            say(&format!("no write was acknowledged for {silence:.0?}"));
             self.stalls.push(silence);
         }
         self.last = now;

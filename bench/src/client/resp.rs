@@ -65,6 +65,37 @@ impl Resp {
         }
     }
 
+    /// Gets every key in one pipeline; an error if one is missing.
+    pub async fn get_each<K: AsRef<[u8]>>(&mut self, keys: &[K]) -> Result<()> {
+        self.out.clear();
+        for key in keys {
+            command(&mut self.out, &[b"GET", key.as_ref()]);
+        }
+        self.stream.write_all(&self.out).await?;
+        for _ in keys {
+            match self.reply().await? {
+                Reply::Found => {}
+                other => bail!("GET was answered by {other:?}"),
+            }
+        }
+        Ok(())
+    }
+
+    /// Reads a key and asks for the index of that read: what a sidecar does to know the age of its state.
+    pub async fn read_index(&mut self, key: &[u8]) -> Result<()> {
+        self.out.clear();
+        command(&mut self.out, &[b"GET", key]);
+        command(&mut self.out, &[b"HELIOS.TOKEN", b"SEEN"]);
+        self.stream.write_all(&self.out).await?;
+        for _ in 0..2 {
+            match self.reply().await? {
+                Reply::Found | Reply::Missing => {}
+                other => bail!("a read with its index was answered by {other:?}"),
+            }
+        }
+        Ok(())
+    }
+
     async fn reply(&mut self) -> Result<Reply> {
         loop {
             if let Some((reply, length)) = parse(&self.input)? {
