@@ -40,8 +40,8 @@ pub async fn run(cli: &Cli) -> Result<u8, Error> {
         let hosts: Vec<_> = hosts.iter().cloned().chain(admin).collect();
         return said(cli, &certs::create(ca_dir, name, &hosts, *days)?);
     }
-    if let Command::Sidecar { action: SidecarAction::Yaml { client, image, port } } = &cli.command {
-        line(sidecar::yaml(client, image, *port)?.trim_end())?;
+    if let Command::Sidecar { action: SidecarAction::Yaml(args) } = &cli.command {
+        line(sidecar::yaml(args)?.trim_end())?;
         return Ok(DONE);
     }
     if let Command::Backup { report, command } = &cli.command {

@@ -151,7 +151,7 @@ fn the_operator_may_not_delete_secrets_nor_do_everything() {
 }
 
 #[test]
-fn webhook_is_asked_about_pods_with_the_label_only_and_has_no_rights() {
+fn webhook_is_asked_about_pods_with_the_label_only_and_reads_nothing_but_heliosclients() {
     let none = template("helios-operator", &[]).unwrap();
     assert!(none.iter().all(|document| document["kind"] != "MutatingWebhookConfiguration"));
     let all = template("helios-operator", &[r#"injection={"mode":"webhook"}"#, r#"watchNamespaces=["a"]"#])
@@ -168,8 +168,18 @@ fn webhook_is_asked_about_pods_with_the_label_only_and_has_no_rights() {
     assert_eq!(hook["clientConfig"].get("caBundle"), None, "the operator's, not the chart's");
     let namespaces = hook["namespaceSelector"]["matchExpressions"].to_string();
     assert!(namespaces.contains("kube-system") && namespaces.contains(r#"["a"]"#), "{namespaces}");
-    let pod = &named("Deployment")["spec"]["template"]["spec"];
-    assert_eq!((&pod["automountServiceAccountToken"], pod.get("serviceAccountName")), (&json!(false), None));
+    let account = &named("Deployment")["spec"]["template"]["spec"]["serviceAccountName"];
+    assert_eq!(account, "demo-helios-operator-webhook");
+    let is_of_webhook = |binding: &&Value| {
+        binding["kind"].as_str().unwrap().ends_with("Binding") && binding["subjects"][0]["name"] == *account
+    };
+    let bindings: Vec<_> = all.iter().filter(is_of_webhook).collect();
+    let [binding] = bindings.as_slice() else { panic!("{bindings:?}") };
+    assert_eq!((&binding["kind"], &binding["metadata"]["namespace"]), (&json!("RoleBinding"), &json!("a")));
+    let read =
+        all.iter().find(|it| it["kind"] == "Role" && it["metadata"]["name"] == binding["roleRef"]["name"]);
+    let only = json!([{"apiGroups": ["heliosdb.io"], "resources": ["heliosclients"], "verbs": ["get"]}]);
+    assert_eq!(read.unwrap()["rules"], only);
     let role = named("ClusterRole")["rules"].to_string();
     assert!(role.contains(configuration["metadata"]["name"].as_str().unwrap()), "{role}");
     let operator =
