@@ -230,6 +230,14 @@ pub enum Command {
         #[command(subcommand)]
         command: BackupCommand,
     },
+    /// Lists the sidecars of pods, with mode, state and the age of the data that they answer from. Exit code 1 if one is not ready.
+    Sidecars {
+        /// HeliosClient whose sidecars are shown; all without it.
+        client: Option<String>,
+        /// In all namespaces.
+        #[arg(short = 'A', long)]
+        all_namespaces: bool,
+    },
     /// The sidecar of an application, which serves a cluster as a plain Redis on localhost.
     Sidecar {
         #[command(subcommand)]
