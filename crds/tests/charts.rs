@@ -208,7 +208,7 @@ fn monitoring_is_there_when_it_is_asked_for_and_points_to_the_runbooks() {
     let nodes =
         monitors.iter().find(|monitor| monitor["metadata"]["name"].as_str().unwrap().ends_with("-nodes"));
     let nodes = nodes.unwrap();
-    assert_eq!((monitors.len(), &nodes["metadata"]["labels"]["release"]), (3, &json!("prometheus")));
+    assert_eq!((monitors.len(), &nodes["metadata"]["labels"]["release"]), (4, &json!("prometheus")));
     assert_eq!(nodes["spec"]["namespaceSelector"], json!({"matchNames": ["a", "b"]}));
     assert_eq!(nodes["spec"]["podMetricsEndpoints"][0]["relabelings"][0]["targetLabel"], "cluster");
     let rules = of_kind(&all, "PrometheusRule").remove(0);
@@ -222,7 +222,7 @@ fn monitoring_is_there_when_it_is_asked_for_and_points_to_the_runbooks() {
         assert_eq!(rule["annotations"]["runbook_url"], page);
     }
     let dashboards = of_kind(&all, "ConfigMap");
-    assert_eq!(dashboards.len(), 2);
+    assert_eq!(dashboards.len(), 3);
     for dashboard in dashboards {
         assert_eq!(dashboard["metadata"]["labels"]["grafana_dashboard"], "1");
         let (_, text) = dashboard["data"].as_object().unwrap().iter().next().unwrap();
