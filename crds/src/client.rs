@@ -64,7 +64,7 @@ pub struct HeliosClientSpec {
     #[serde(default)]
     pub mode: SidecarMode,
 
-    /// Memory for the keys that a sidecar of mode Replica holds, in `Mi` or `Gi`; if they need more, every command is forwarded. The memory limit of the container is this and 96Mi. Default 64Mi.
+    /// Memory for the keys that a sidecar of mode Replica holds, in `Mi` or `Gi`; if they need more, every command is forwarded. The memory limit of the container is five quarters of it and 128Mi. Default 64Mi.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 7))]
     pub memory: Option<String>,

@@ -21,10 +21,12 @@ pub const SIDECAR_PROBE_PORT: u16 = 9121;
 /// Environment variable of the application's containers: the URL of the sidecar.
 pub const SIDECAR_URL: &str = "HELIOS_URL";
 
-/// Memory of a sidecar beside the keys that it holds, MiB: 32 for the process, and 64 for requests and replies that wait
+/// Memory limit of a sidecar that holds no keys, MiB: 32 for the process, and 64 for requests and replies that wait
 /// (`--max-memory-bytes`).
-pub const SIDECAR_OVERHEAD_MIB: u64 = 96;
-
+const PROXY_MIB: u64 = 96;
+/// Memory limit of one that holds keys, beside five quarters of `spec.memory`, MiB: its memory while all keys are
+/// overwritten was measured (docs/adr/0039-mode-of-a-heliosclient.md).
+const REPLICA_MIB: u64 = 128;
 /// Requested memory of a sidecar beside the keys that it holds, MiB.
 const REQUESTED_MIB: u64 = 32;
 /// Limits of `spec.memory`, MiB, and of `spec.maxStaleness`, milliseconds.
@@ -86,11 +88,13 @@ impl SidecarSettings {
 
     /// Returns the requested memory and the limit of the container.
     pub fn memory(self) -> (String, String) {
-        let held = match self {
-            Self::Proxy => 0,
-            Self::Replica { memory_mib, .. } => memory_mib,
+        let (requested, limit) = match self {
+            Self::Proxy => (REQUESTED_MIB, PROXY_MIB),
+            Self::Replica { memory_mib, .. } => {
+                (REQUESTED_MIB + memory_mib, REPLICA_MIB + memory_mib + memory_mib.div_ceil(4))
+            }
         };
-        (format!("{}Mi", held + REQUESTED_MIB), format!("{}Mi", held + SIDECAR_OVERHEAD_MIB))
+        (format!("{requested}Mi"), format!("{limit}Mi"))
     }
 }
 
@@ -218,12 +222,12 @@ mod tests {
     use super::*;
 
     #[test]
-    fn memory_of_a_sidecar_is_that_of_its_keys_and_a_constant() {
+    fn memory_limit_of_a_sidecar_follows_that_of_its_keys() {
         use SidecarMode::{Proxy, Replica};
         let memory = |mode, memory| SidecarSettings::new(mode, memory, None).unwrap().memory();
         assert_eq!(memory(Proxy, Some("1Gi")), ("32Mi".to_owned(), "96Mi".to_owned()));
-        assert_eq!(memory(Replica, None), ("96Mi".to_owned(), "160Mi".to_owned()));
-        assert_eq!(memory(Replica, Some("1Gi")), ("1056Mi".to_owned(), "1120Mi".to_owned()));
+        assert_eq!(memory(Replica, None), ("96Mi".to_owned(), "208Mi".to_owned()));
+        assert_eq!(memory(Replica, Some("1Gi")), ("1056Mi".to_owned(), "1408Mi".to_owned()));
     }
 
     #[test]
