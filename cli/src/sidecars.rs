@@ -22,12 +22,12 @@ pub struct SidecarView {
     pub restarts: i32,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub figures: Option<Figures>,
-    /// What is not as it should be.
+    /// Difference to the HeliosClient, or the reason why there are no figures.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub note: Option<String>,
 }
 
-/// What the sidecar reports itself.
+/// Figures from the metrics of a sidecar.
 #[derive(Debug, Clone, Default, PartialEq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Figures {

@@ -11,7 +11,7 @@ use kube::ResourceExt;
 use serde::Serialize;
 use serde_json::{Value, json};
 
-/// What a pod that is created asks for.
+/// Request of a pod that is created.
 #[derive(Debug, PartialEq)]
 pub enum Asked<'a> {
     /// It does not ask for a sidecar, or has one.
