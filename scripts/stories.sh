@@ -27,6 +27,7 @@ export HELIOS_DEV=1
 images=$("$root/scripts/images.sh")
 set -a
 eval "$images"
+HELIOS_CLIENT_IMAGE=$("$root/e2e/kubernetes/images.sh" --with /bin/sh redis-cli "$(command -v redis-cli)")
 set +a
 at_failure diagnose
 step "building heliosctl" build_programs heliosctl kubectl-helios

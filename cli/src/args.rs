@@ -73,17 +73,36 @@ pub struct Which {
 #[derive(Debug, Subcommand)]
 pub enum SidecarAction {
     /// Prints the container and the volume to paste into a pod template.
-    Yaml {
-        /// HeliosClient whose Secret the sidecar uses.
-        #[arg(long, value_name = "NAME")]
-        client: String,
-        /// Image of heliosd.
-        #[arg(long, default_value = concat!("heliosd:", env!("CARGO_PKG_VERSION")))]
-        image: String,
-        /// Port on localhost that the application connects to.
-        #[arg(long, default_value_t = 6379)]
-        port: u16,
-    },
+    Yaml(SidecarYaml),
+}
+
+#[derive(Debug, Args)]
+pub struct SidecarYaml {
+    /// HeliosClient whose Secret the sidecar uses.
+    #[arg(long, value_name = "NAME")]
+    pub client: String,
+    /// Image of heliosd.
+    #[arg(long, default_value = concat!("heliosd:", env!("CARGO_PKG_VERSION")))]
+    pub image: String,
+    /// Port on localhost that the application connects to.
+    #[arg(long, default_value_t = 6379)]
+    pub port: u16,
+    /// Mode, as spec.mode of the HeliosClient: proxy, or replica for reads from memory.
+    #[arg(long, value_enum, default_value_t = Mode::Proxy)]
+    pub mode: Mode,
+    /// Memory for the keys that mode replica holds, as spec.memory, e.g. 256Mi.
+    #[arg(long, default_value = "64Mi")]
+    pub memory: String,
+    /// Age above which mode replica does not answer from memory, as spec.maxStaleness, e.g. 500ms.
+    #[arg(long, default_value = "1s", value_name = "TIME")]
+    pub max_staleness: String,
+}
+
+/// Mode of a sidecar.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Mode {
+    Proxy,
+    Replica,
 }
 
 #[derive(Debug, Args)]
@@ -210,6 +229,14 @@ pub enum Command {
         report: ReportArgs,
         #[command(subcommand)]
         command: BackupCommand,
+    },
+    /// Lists the sidecars of pods, with mode, state and the age of the data that they answer from. Exit code 1 if one is not ready.
+    Sidecars {
+        /// HeliosClient whose sidecars are shown; all without it.
+        client: Option<String>,
+        /// In all namespaces.
+        #[arg(short = 'A', long)]
+        all_namespaces: bool,
     },
     /// The sidecar of an application, which serves a cluster as a plain Redis on localhost.
     Sidecar {

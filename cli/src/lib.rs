@@ -24,6 +24,7 @@ mod reference;
 mod render;
 mod run;
 mod sidecar;
+mod sidecars;
 mod switchover;
 mod table;
 mod usage;

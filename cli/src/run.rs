@@ -20,7 +20,7 @@ use crate::lock::User;
 use crate::output::{colour, line, show};
 use crate::switchover::{self, Limits, Members, Outlook};
 use crate::view::ClusterView;
-use crate::{archive, backup, certs, direct, import, kubernetes, kv, machine, render, sidecar};
+use crate::{archive, backup, certs, direct, import, kubernetes, kv, machine, render, sidecar, sidecars};
 
 const DONE: u8 = 0;
 const FAILED: u8 = 1;
@@ -40,8 +40,8 @@ pub async fn run(cli: &Cli) -> Result<u8, Error> {
         let hosts: Vec<_> = hosts.iter().cloned().chain(admin).collect();
         return said(cli, &certs::create(ca_dir, name, &hosts, *days)?);
     }
-    if let Command::Sidecar { action: SidecarAction::Yaml { client, image, port } } = &cli.command {
-        line(sidecar::yaml(client, image, *port)?.trim_end())?;
+    if let Command::Sidecar { action: SidecarAction::Yaml(args) } = &cli.command {
+        line(sidecar::yaml(args)?.trim_end())?;
         return Ok(DONE);
     }
     if let Command::Backup { report, command } = &cli.command {
@@ -143,6 +143,12 @@ async fn through_kubernetes(cli: &Cli, finder: &Finder) -> Result<u8, Error> {
             said(cli, &format!("{name}: the operator {effect}; heliosctl plan {name} shows how far it is"))
         }
         Command::Logs(args) => logs(finder, args).await,
+        Command::Sidecars { client, all_namespaces } => {
+            let (found, missing) = kubernetes::sidecars(finder, *all_namespaces, client.as_deref()).await?;
+            missing.iter().for_each(|why| eprintln!("heliosctl: {why}"));
+            show(cli.output, &found, || sidecars::text(&found, *all_namespaces))?;
+            Ok(if found.iter().all(|sidecar| sidecar.ready) { DONE } else { FAILED })
+        }
         Command::Report { which, file } => report(cli, finder, which, file.clone()).await,
         Command::Promote { member, .. } => Err(Error::Impossible(format!(
             "on Kubernetes the operator promotes learners; for leadership: heliosctl transfer {member}"

@@ -1,15 +1,19 @@
 //! The container of the sidecar, to be pasted into the pod template of an application. Pure.
 
-use helios_crds::{SIDECAR_PROBE_PORT as PROBES, client_secret, is_client_name};
+use helios_crds::{
+    SIDECAR_PROBE_PORT as PROBES, SidecarMode, SidecarSettings, client_secret, is_client_name,
+};
 
+use crate::args::{Mode, SidecarYaml};
 use crate::error::Error;
 
 /// Returns the parts of a pod's spec that run a sidecar for a HeliosClient: a native sidecar container, which starts before
 /// the application and stops after it, and the volume with its Secret.
 ///
 /// # Errors
-/// The name is none of an object, or the port is the one of the probes.
-pub fn yaml(client: &str, image: &str, port: u16) -> Result<String, Error> {
+/// The name is none of an object, the port is the one of the probes, or a setting is out of its range.
+pub fn yaml(args: &SidecarYaml) -> Result<String, Error> {
+    let SidecarYaml { client, image, port, mode, memory, max_staleness } = args;
     if !is_client_name(client) {
         return Err(Error::Impossible(format!(
             "--client {client:?}: write the name of a HeliosClient, lower case letters, digits and '-'"
@@ -18,9 +22,18 @@ pub fn yaml(client: &str, image: &str, port: u16) -> Result<String, Error> {
     if image.is_empty() || image.contains(|c: char| c.is_whitespace() || c == '\'') {
         return Err(Error::Impossible(format!("--image {image:?}: write an image of heliosd")));
     }
-    if matches!(port, 0 | PROBES) {
+    if matches!(*port, 0 | PROBES) {
         return Err(Error::Impossible(format!("--port {port}: write another one, as 6379")));
     }
+    let mode = match mode {
+        Mode::Proxy => SidecarMode::Proxy,
+        Mode::Replica => SidecarMode::Replica,
+    };
+    let settings =
+        SidecarSettings::new(mode, Some(memory), Some(max_staleness)).map_err(Error::Impossible)?;
+    let flags: String = settings.flags().iter().map(|flag| format!("  - {flag}\n")).collect();
+    let (requested, limit) = settings.memory();
+    let secret = client_secret(client);
     Ok(format!(
         "# Paste into the spec of a pod or pod template. The application connects to redis://localhost:{port}.
 initContainers:
@@ -33,7 +46,7 @@ initContainers:
   - --secret-dir=/etc/helios-sidecar
   - --listen=127.0.0.1:{port},[::1]:{port}
   - --metrics-listen=0.0.0.0:{PROBES}
-  ports:
+{flags}  ports:
   - name: helios-metrics
     containerPort: {PROBES}
   startupProbe:
@@ -49,9 +62,9 @@ initContainers:
   resources:
     requests:
       cpu: 10m
-      memory: 32Mi
+      memory: {requested}
     limits:
-      memory: 96Mi
+      memory: {limit}
   securityContext:
     allowPrivilegeEscalation: false
     capabilities:
@@ -67,10 +80,30 @@ initContainers:
     readOnly: true
 volumes:
 - name: helios-sidecar
-  secret:
-    secretName: {}
-",
-        client_secret(client)
+  projected:
+    sources:
+    - secret:
+        name: {secret}
+        items:
+        - key: uri
+          path: uri
+        - key: user
+          path: user
+        - key: password
+          path: password
+    - secret:
+        name: {secret}
+        optional: true
+        items:
+        - key: ca.crt
+          path: ca.crt
+        - key: follow
+          path: follow
+        - key: tls.crt
+          path: tls.crt
+        - key: tls.key
+          path: tls.key
+"
     ))
 }
 
@@ -81,24 +114,62 @@ mod tests {
 
     use super::*;
 
-    #[test]
-    fn sidecar_to_paste_matches_the_golden_file_and_is_part_of_a_pod() {
-        let text = yaml("orders", "heliosd:0.1.0", 6379).unwrap();
-        let path = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/golden/sidecar.yaml");
-        if std::env::var_os("UPDATE_GOLDEN").is_some() {
-            std::fs::write(path, &text).unwrap();
+    fn args(client: &str) -> SidecarYaml {
+        SidecarYaml {
+            client: client.to_owned(),
+            image: "heliosd:0.1.0".to_owned(),
+            port: 6379,
+            mode: Mode::Proxy,
+            memory: "64Mi".to_owned(),
+            max_staleness: "1s".to_owned(),
         }
-        assert_eq!(text, std::fs::read_to_string(path).unwrap());
-        let spec: PodSpec = serde_saphyr::from_str(&text).unwrap();
-        assert_eq!(spec.init_containers, Some(vec![sidecar_container("heliosd:0.1.0", 6379)]));
-        assert_eq!(spec.volumes, Some(vec![sidecar_volume("orders")]));
     }
 
     #[test]
-    fn names_that_are_none_are_refused() {
-        for name in ["", "Orders", "-a", "a-", "a b", "a\nb", &"a".repeat(64)] {
-            assert!(yaml(name, "heliosd:0.1.0", 6379).is_err(), "{name:?}");
+    fn sidecar_to_paste_matches_the_golden_file_and_is_part_of_a_pod() {
+        let replica = SidecarYaml { mode: Mode::Replica, memory: "1Gi".to_owned(), ..args("orders") };
+        let settings = SidecarSettings::Replica { memory_mib: 1024, max_staleness_ms: 1_000 };
+        for (args, settings, name) in [
+            (args("orders"), SidecarSettings::Proxy, "sidecar.yaml"),
+            (replica, settings, "sidecar-replica.yaml"),
+        ] {
+            let text = yaml(&args).unwrap();
+            let path = format!("{}/tests/golden/{name}", env!("CARGO_MANIFEST_DIR"));
+            if std::env::var_os("UPDATE_GOLDEN").is_some() {
+                std::fs::write(&path, &text).unwrap();
+            }
+            assert_eq!(text, std::fs::read_to_string(&path).unwrap());
+            let spec: PodSpec = serde_saphyr::from_str(&text).unwrap();
+            assert_eq!(spec.init_containers, Some(vec![sidecar_container("heliosd:0.1.0", 6379, settings)]));
+            assert_eq!(spec.volumes, Some(vec![sidecar_volume("orders")]));
         }
-        assert!(yaml("a", "x\ny", 6379).is_err() && yaml("a", "x", 9121).is_err());
+    }
+
+    #[test]
+    fn example_has_the_sidecar_that_is_printed() {
+        let example = include_str!("../../examples/sidecar/pasted.yaml");
+        let job: serde_json::Value = serde_saphyr::from_str(example).unwrap();
+        let replica = SidecarYaml { mode: Mode::Replica, memory: "32Mi".to_owned(), ..args("orders") };
+        let printed: serde_json::Value = serde_saphyr::from_str(&yaml(&replica).unwrap()).unwrap();
+        let spec = &job["spec"]["template"]["spec"];
+        assert_eq!(
+            (&spec["initContainers"], &spec["volumes"]),
+            (&printed["initContainers"], &printed["volumes"])
+        );
+    }
+
+    #[test]
+    fn values_that_are_none_are_refused() {
+        for name in ["", "Orders", "-a", "a-", "a b", "a\nb", &"a".repeat(64)] {
+            assert!(yaml(&args(name)).is_err(), "{name:?}");
+        }
+        for wrong in [
+            SidecarYaml { image: "x\ny".to_owned(), ..args("a") },
+            SidecarYaml { port: 9121, ..args("a") },
+            SidecarYaml { memory: "64".to_owned(), ..args("a") },
+            SidecarYaml { max_staleness: "1".to_owned(), ..args("a") },
+        ] {
+            assert!(yaml(&wrong).is_err(), "{wrong:?}");
+        }
     }
 }

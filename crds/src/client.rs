@@ -5,6 +5,8 @@ use kube::{CustomResource, KubeSchema};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use crate::sidecar::{SidecarMode, SidecarSettings};
+
 /// Label on the Secret of a HeliosClient; its value is the name of that one.
 pub const CLIENT_LABEL: &str = "heliosdb.io/client";
 /// Label on the Secret `<cluster>-auth` while its list of users has those of HeliosClients.
@@ -29,6 +31,7 @@ pub const HAS_CLIENTS_LABEL: &str = "heliosdb.io/has-clients";
     printcolumn(name = "Role", type_ = "string", json_path = ".spec.role"),
     printcolumn(name = "Ready", type_ = "string", json_path = ".status.conditions[?(@.type==\"Ready\")].status"),
     printcolumn(name = "Age", type_ = "date", json_path = ".metadata.creationTimestamp"),
+    printcolumn(name = "Mode", type_ = "string", json_path = ".spec.mode", priority = 1),
     printcolumn(name = "Rotated", type_ = "date", json_path = ".status.rotatedAt", priority = 1),
     validation = Rule::new("size(self.metadata.name) <= 63 && self.metadata.name.matches('^[a-z0-9]([-a-z0-9]*[a-z0-9])?$')")
         .message("metadata.name: write at most 63 lower-case letters, digits and '-'; its user and its Secret are named after it")
@@ -37,7 +40,11 @@ pub const HAS_CLIENTS_LABEL: &str = "heliosdb.io/has-clients";
     validation = Rule::new("self.cluster == oldSelf.cluster")
         .message("spec.cluster: cannot change; create another HeliosClient for the other cluster"),
     validation = Rule::new("!has(self.prefixes) || size(self.prefixes) == 0 || self.role in ['read-only', 'read-write']")
-        .message("spec.prefixes: the roles backup and admin are for all keys; leave prefixes out, or write role: read-only or read-write")
+        .message("spec.prefixes: the roles backup and admin are for all keys; leave prefixes out, or write role: read-only or read-write"),
+    validation = Rule::new("!has(self.memory) || self.memory.matches('^[1-9][0-9]{0,4}(Mi|Gi)$') && quantity(self.memory).compareTo(quantity('8Mi')) >= 0 && quantity(self.memory).compareTo(quantity('64Gi')) <= 0")
+        .message("spec.memory: write a number with Mi or Gi, from 8Mi to 64Gi, as 256Mi"),
+    validation = Rule::new("!has(self.maxStaleness) || self.maxStaleness.matches('^[1-9][0-9]{0,5}(ms|s)$') && duration(self.maxStaleness) >= duration('100ms') && duration(self.maxStaleness) <= duration('600s')")
+        .message("spec.maxStaleness: write a time in ms or s, from 100ms to 600s, as 500ms")
 )]
 #[serde(rename_all = "camelCase")]
 pub struct HeliosClientSpec {
@@ -53,9 +60,34 @@ pub struct HeliosClientSpec {
     #[schemars(length(max = 16), inner(length(min = 1, max = 256)))]
     pub prefixes: Vec<String>,
 
+    /// Mode of the sidecars: `Proxy` forwards every command to a member, `Replica` also answers reads of keys from memory. Pods that exist keep their mode. Default Proxy.
+    #[serde(default)]
+    pub mode: SidecarMode,
+
+    /// Memory for the keys that a sidecar of mode Replica holds, in `Mi` or `Gi`; if they need more, every command is forwarded. The memory limit of the container is five quarters of it and 128Mi. Default 64Mi.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 7))]
+    pub memory: Option<String>,
+
+    /// Age above which a sidecar of mode Replica does not answer from memory, in `ms` or `s`. Default 1s.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 8))]
+    pub max_staleness: Option<String>,
+
     /// Change of the password.
     #[serde(default)]
     pub password_rotation: PasswordRotationSpec,
+}
+
+impl HeliosClientSpec {
+    /// Returns the settings of the sidecars.
+    ///
+    /// # Errors
+    /// The field and what to write, for a value that the rules of the resource refuse: an older definition has no such
+    /// rules.
+    pub fn sidecar(&self) -> Result<SidecarSettings, String> {
+        SidecarSettings::new(self.mode, self.memory.as_deref(), self.max_staleness.as_deref())
+    }
 }
 
 #[derive(JsonSchema, Serialize, Deserialize, Clone, Debug, PartialEq, Eq)]
@@ -130,7 +162,7 @@ pub struct HeliosClientStatus {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub user: Option<String>,
 
-    /// Secret with uri, host, port, user, password and, if the client ports have TLS, ca.crt.
+    /// Secret with uri, host, port, user, password, follow and, if the client ports have TLS, ca.crt.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub secret_name: Option<String>,
 

@@ -151,7 +151,7 @@ fn the_operator_may_not_delete_secrets_nor_do_everything() {
 }
 
 #[test]
-fn webhook_is_asked_about_pods_with_the_label_only_and_has_no_rights() {
+fn webhook_is_asked_about_pods_with_the_label_only_and_reads_nothing_but_heliosclients() {
     let none = template("helios-operator", &[]).unwrap();
     assert!(none.iter().all(|document| document["kind"] != "MutatingWebhookConfiguration"));
     let all = template("helios-operator", &[r#"injection={"mode":"webhook"}"#, r#"watchNamespaces=["a"]"#])
@@ -168,8 +168,18 @@ fn webhook_is_asked_about_pods_with_the_label_only_and_has_no_rights() {
     assert_eq!(hook["clientConfig"].get("caBundle"), None, "the operator's, not the chart's");
     let namespaces = hook["namespaceSelector"]["matchExpressions"].to_string();
     assert!(namespaces.contains("kube-system") && namespaces.contains(r#"["a"]"#), "{namespaces}");
-    let pod = &named("Deployment")["spec"]["template"]["spec"];
-    assert_eq!((&pod["automountServiceAccountToken"], pod.get("serviceAccountName")), (&json!(false), None));
+    let account = &named("Deployment")["spec"]["template"]["spec"]["serviceAccountName"];
+    assert_eq!(account, "demo-helios-operator-webhook");
+    let is_of_webhook = |binding: &&Value| {
+        binding["kind"].as_str().unwrap().ends_with("Binding") && binding["subjects"][0]["name"] == *account
+    };
+    let bindings: Vec<_> = all.iter().filter(is_of_webhook).collect();
+    let [binding] = bindings.as_slice() else { panic!("{bindings:?}") };
+    assert_eq!((&binding["kind"], &binding["metadata"]["namespace"]), (&json!("RoleBinding"), &json!("a")));
+    let read =
+        all.iter().find(|it| it["kind"] == "Role" && it["metadata"]["name"] == binding["roleRef"]["name"]);
+    let only = json!([{"apiGroups": ["heliosdb.io"], "resources": ["heliosclients"], "verbs": ["get"]}]);
+    assert_eq!(read.unwrap()["rules"], only);
     let role = named("ClusterRole")["rules"].to_string();
     assert!(role.contains(configuration["metadata"]["name"].as_str().unwrap()), "{role}");
     let operator =
@@ -198,7 +208,7 @@ fn monitoring_is_there_when_it_is_asked_for_and_points_to_the_runbooks() {
     let nodes =
         monitors.iter().find(|monitor| monitor["metadata"]["name"].as_str().unwrap().ends_with("-nodes"));
     let nodes = nodes.unwrap();
-    assert_eq!((monitors.len(), &nodes["metadata"]["labels"]["release"]), (3, &json!("prometheus")));
+    assert_eq!((monitors.len(), &nodes["metadata"]["labels"]["release"]), (4, &json!("prometheus")));
     assert_eq!(nodes["spec"]["namespaceSelector"], json!({"matchNames": ["a", "b"]}));
     assert_eq!(nodes["spec"]["podMetricsEndpoints"][0]["relabelings"][0]["targetLabel"], "cluster");
     let rules = of_kind(&all, "PrometheusRule").remove(0);
@@ -212,7 +222,7 @@ fn monitoring_is_there_when_it_is_asked_for_and_points_to_the_runbooks() {
         assert_eq!(rule["annotations"]["runbook_url"], page);
     }
     let dashboards = of_kind(&all, "ConfigMap");
-    assert_eq!(dashboards.len(), 2);
+    assert_eq!(dashboards.len(), 3);
     for dashboard in dashboards {
         assert_eq!(dashboard["metadata"]["labels"]["grafana_dashboard"], "1");
         let (_, text) = dashboard["data"].as_object().unwrap().iter().next().unwrap();

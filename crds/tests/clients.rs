@@ -54,6 +54,35 @@ fn roles_for_all_keys_have_no_prefixes() {
 }
 
 #[test]
+fn settings_of_the_sidecar_are_checked_alike_by_the_api_server_and_the_webhook() {
+    let with = |field: &str, value: &str| {
+        client(json!({ "cluster": { "name": "demo" }, "mode": "Replica", field: value }))
+    };
+    for (field, value, accepted) in [
+        ("memory", "8Mi", true),
+        ("memory", "64Gi", true),
+        ("memory", "7Mi", false),
+        ("memory", "65Gi", false),
+        ("memory", "64M", false),
+        ("memory", "08Mi", false),
+        ("maxStaleness", "100ms", true),
+        ("maxStaleness", "600s", true),
+        ("maxStaleness", "99ms", false),
+        ("maxStaleness", "601s", false),
+        ("maxStaleness", "1m", false),
+    ] {
+        let found = with(field, value);
+        match accepted {
+            true => found.validate_cel().unwrap(),
+            false => refused(found.validate_cel(), &format!("spec.{field}: write a ")),
+        }
+        assert_eq!(found.spec.sidecar().is_ok(), accepted, "{field}: {value}");
+    }
+    let plain = client(json!({ "cluster": { "name": "demo" } }));
+    assert_eq!(plain.spec.sidecar(), Ok(helios_crds::SidecarSettings::Proxy));
+}
+
+#[test]
 fn name_of_a_client_fits_into_the_name_of_its_user() {
     let named = |name: &str| HeliosClient::new(name, client(json!({ "cluster": { "name": "demo" } })).spec);
     named("shop-2").validate_cel().unwrap();

@@ -9,6 +9,8 @@ pub struct Images {
     pub node_next: String,
     pub operator: String,
     pub writer: String,
+    /// Image of redis-cli with a shell: an application.
+    pub client: String,
 }
 
 impl Images {
@@ -26,6 +28,7 @@ impl Images {
             node_next: image("HELIOS_NODE_IMAGE_NEXT")?,
             operator: image("HELIOS_OPERATOR_IMAGE")?,
             writer: image("HELIOS_E2E_IMAGE")?,
+            client: image("HELIOS_CLIENT_IMAGE")?,
         })
     }
 }

@@ -56,6 +56,7 @@ impl Operator {
             .unwrap_or_else(|| Self { kubectl: Kubectl::new(NAMESPACE), release: RELEASE.to_owned() });
         let mut values = image_values(images)?;
         values.extend([
+            "injection.mode=webhook".to_owned(),
             format!("test.cluster={name}"),
             format!("test.namespace={namespace}"),
             format!("test.image={}", images.writer),

@@ -31,6 +31,8 @@ const LAST_RECONCILES: Duration = Duration::from_secs(20);
 /// Reports of one controller that wait for another one; more are dropped.
 const REPORTS: usize = 256;
 
+const NO_KUBERNETES: &str = "no Kubernetes to talk to; run in a pod or set KUBECONFIG";
+
 #[tokio::main]
 async fn main() -> ExitCode {
     let Arguments { command, operator } = Arguments::parse();
@@ -65,7 +67,9 @@ async fn webhook(config: WebhookConfig) -> anyhow::Result<()> {
         stop(&mut terminated).await;
         when.cancel();
     });
-    injection::serve::run(config, ending).await
+    let metrics = Metrics::new();
+    let client = client(metrics.clone()).await.context(NO_KUBERNETES)?;
+    injection::serve::run(config, client, metrics, ending).await
 }
 
 async fn run(config: Config) -> anyhow::Result<()> {
@@ -74,8 +78,7 @@ async fn run(config: Config) -> anyhow::Result<()> {
         .await
         .with_context(|| format!("cannot listen on {}; choose another --http-addr", config.http_addr))?;
     let metrics = Metrics::new();
-    let client =
-        client(metrics.clone()).await.context("no Kubernetes to talk to; run in a pod or set KUBECONFIG")?;
+    let client = client(metrics.clone()).await.context(NO_KUBERNETES)?;
     tokio::spawn(http::serve(listener, metrics.clone()));
 
     let identity = config.identity.clone().unwrap_or_else(identity);

@@ -11,14 +11,14 @@ use serde_json::Value;
 
 const ROOT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/..");
 /// Labels that are added by Prometheus or by the chart's PodMonitors; `le` of every histogram.
-const TARGET_LABELS: [&str; 5] = ["namespace", "cluster", "instance", "job", "le"];
+const TARGET_LABELS: [&str; 6] = ["namespace", "cluster", "client", "instance", "job", "le"];
 const TESTS: &str = "operator/tests/alerts.test.yaml";
 
 fn file(path: &str) -> String {
     std::fs::read_to_string(Path::new(ROOT).join(path)).unwrap_or_else(|error| panic!("{path}: {error}"))
 }
 
-/// The labels of each metric, by its name as a query has it; from the frozen pages.
+/// The labels of each metric, by its name as a query has it; from the frozen pages, and from the guide for those of sidecars.
 fn known() -> BTreeMap<String, BTreeSet<String>> {
     let mut known = BTreeMap::new();
     for page in ["docs/reference/metrics.md", "docs/reference/metrics-operator.md"] {
@@ -30,6 +30,13 @@ fn known() -> BTreeMap<String, BTreeSet<String>> {
             let ends: &[&str] = if cells[1] == "histogram" { &["_bucket", "_sum", "_count"] } else { &[""] };
             known.extend(ends.iter().map(|end| (format!("{name}{end}"), labels.clone())));
         }
+    }
+    let sidecar = Regex::new(r"`(helios_sidecar_[a-z_]+)(?:\{([a-z_]+)\})?`").unwrap();
+    let guide = file("docs/guide/sidecar.md");
+    let rows = guide.lines().filter(|line| line.starts_with("| `helios_sidecar_"));
+    for found in rows.flat_map(|row| sidecar.captures_iter(row)) {
+        let label = found.get(2).map(|label| label.as_str().to_owned());
+        known.insert(found[1].to_owned(), label.into_iter().collect());
     }
     known
 }
@@ -96,12 +103,12 @@ fn runbook_belongs_to_an_alert() {
 #[test]
 fn dashboard_panel_uses_existing_metrics() {
     let (known, legend) = (known(), Regex::new(r"\{\{(\w+)\}\}").unwrap());
-    for dashboard in ["nodes", "operator"] {
+    for (dashboard, of) in [("nodes", "cluster"), ("operator", "cluster"), ("sidecars", "client")] {
         let path = format!("helm/helios-operator/files/dashboards/{dashboard}.json");
         let dashboard: Value = serde_json::from_str(&file(&path)).unwrap();
         let variables = dashboard["templating"]["list"].as_array().unwrap();
         let names: Vec<_> = variables.iter().map(|variable| variable["name"].as_str().unwrap()).collect();
-        assert_eq!(names, ["datasource", "namespace", "cluster"]);
+        assert_eq!(names, ["datasource", "namespace", of]);
         for variable in &variables[1..] {
             check(&path, variable["query"].as_str().unwrap(), &known);
         }

@@ -9,6 +9,7 @@ mod logs;
 mod observe;
 mod report;
 mod rights;
+mod sidecars;
 mod switchover;
 
 pub use change::{ask_for_restart, await_restart, set_hibernate, set_paused};
@@ -20,4 +21,5 @@ pub use observe::view;
 pub use report::report;
 #[cfg(test)]
 pub use rights::RIGHTS;
+pub use sidecars::sidecars;
 pub use switchover::Pods;

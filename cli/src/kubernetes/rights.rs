@@ -19,10 +19,10 @@ const fn right(
     Right { verb, group, resource, commands }
 }
 
-pub const RIGHTS: [Right; 13] = [
+pub const RIGHTS: [Right; 15] = [
     right("get", "heliosdb.io", "heliosclusters", "all"),
     right("list", "heliosdb.io", "heliosclusters", "all, where no cluster is named"),
-    right("list", "", "pods", "status, members, plan, log skip, logs, report, keys"),
+    right("list", "", "pods", "status, members, plan, log skip, logs, report, keys, sidecars"),
     right("list", "", "persistentvolumeclaims", "status, members, plan, report"),
     right("patch", "heliosdb.io", "heliosclusters", "restart, pause, resume, hibernate, wake"),
     right("watch", "heliosdb.io", "heliosclusters", "transfer, switchover, step-down, restart --wait"),
@@ -39,6 +39,8 @@ pub const RIGHTS: [Right; 13] = [
         "transfer, switchover, step-down, snapshot, log skip, report, keys, where members have TLS or users",
     ),
     right("get", "", "pods/log", "logs, report"),
+    right("list", "heliosdb.io", "heliosclients", "sidecars"),
+    right("get", "", "pods/proxy", "sidecars"),
     right("list", "apps", "statefulsets", "report"),
     right("list", "", "services", "report"),
     right("list", "", "configmaps", "report"),

@@ -8,7 +8,7 @@ use clap::Parser;
 use helios_service::auth::MAX_PREFIXES;
 use helios_service::client_memory::MemoryLimits;
 
-use crate::secret::{self, URI};
+use crate::secret::{self, FOLLOW, URI};
 
 /// Makes a cluster a plain Redis on localhost: no TLS, no password, no failover in the application.
 #[derive(Debug, Clone, Parser)]
@@ -78,7 +78,8 @@ pub struct SidecarArgs {
     /// Limit of the keys that are held in Replica mode, in bytes of memory. Above it, all requests are forwarded.
     #[arg(long, env = "HELIOS_SIDECAR_REPLICA_MEMORY_BYTES", default_value_t = 64 << 20, value_name = "BYTES")]
     pub replica_memory_bytes: u64,
-    /// gRPC client ports of the members, which Replica mode follows; by default port 50051 of the hosts of --cluster.
+    /// gRPC client ports of the members, which Replica mode follows; by default those in the file `follow` of --secret-dir, or port
+    /// 50051 of the hosts of --cluster.
     #[arg(long, env = "HELIOS_SIDECAR_FOLLOW", value_delimiter = ',', value_name = "HOST:PORT")]
     pub follow: Vec<String>,
     /// Time that commands in flight have to finish on SIGTERM, in milliseconds.
@@ -172,10 +173,16 @@ impl SidecarArgs {
     /// Returns the gRPC ports to follow; `members` are those of [`Self::checked`].
     ///
     /// # Errors
-    /// One is no address.
+    /// One is no address, or the file cannot be read.
     pub fn followed(&self, members: &[HostPort]) -> Result<Vec<HostPort>, ConfigError> {
         if !self.follow.is_empty() {
             return self.follow.iter().map(|member| host_port("--follow", member, GRPC_PORT)).collect();
+        }
+        let file = self.secret_dir.as_ref().map(|dir| dir.join(FOLLOW)).filter(|path| path.exists());
+        if let Some(path) = file.filter(|_| self.cluster.is_empty()) {
+            let text = secret::text(&path)?;
+            let source = path.display().to_string();
+            return text.trim().split(',').map(|member| host_port(&source, member, GRPC_PORT)).collect();
         }
         let mut hosts: Vec<HostPort> = Vec::new();
         for HostPort { host, .. } in members {
@@ -301,6 +308,12 @@ mod tests {
         };
         assert_eq!(followed(&["--cluster", "a:1,b:2,a:3"]), ["a:50051", "b:50051"]);
         assert_eq!(followed(&["--cluster", "a:1", "--follow", "c:4,d"]), ["c:4", "d:50051"]);
+        let dir = tempfile::tempdir().unwrap();
+        std::fs::write(dir.path().join(FOLLOW), "demo-read:50051,demo\n").unwrap();
+        std::fs::write(dir.path().join(URI), "redis://demo").unwrap();
+        let path = dir.path().display().to_string();
+        assert_eq!(followed(&["--secret-dir", &path]), ["demo-read:50051", "demo:50051"]);
+        assert_eq!(followed(&["--secret-dir", &path, "--cluster", "a"]), ["a:50051"], "another cluster");
         let given = ["--cluster", "a", "--mode", "replica", "--prefix", "x:", "--prefix", "y,z"];
         let given = SidecarArgs::of(&given);
         assert_eq!((given.mode, given.prefix), (Mode::Replica, vec!["x:".to_owned(), "y,z".to_owned()]));

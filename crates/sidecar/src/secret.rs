@@ -12,6 +12,7 @@ use crate::args::{ConfigError, SidecarArgs};
 
 /// Files of a Secret of a HeliosClient.
 pub const URI: &str = "uri";
+pub const FOLLOW: &str = "follow";
 const USER: &str = "user";
 const PASSWORD: &str = "password";
 const CA: &str = "ca.crt";

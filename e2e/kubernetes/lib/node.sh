@@ -112,6 +112,8 @@ oomScoreAdj: 0
 podLogsDir: $home/pod-logs
 readOnlyPort: 0
 resolvConf: $home/resolv.conf
+# Changed Secrets reach their volumes within this time; 1m by default.
+syncFrequency: 10s
 volumePluginDir: $home/volume-plugins
 EOF
   cat >"$home/proxy.yaml" <<EOF

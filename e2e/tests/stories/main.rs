@@ -22,6 +22,7 @@ mod quorum_lost;
 mod restore;
 mod rolling;
 mod scale;
+mod sidecar;
 mod store;
 mod store_down;
 mod two_clusters;
@@ -49,6 +50,7 @@ const CORE: &[(&str, Body)] = &[
     ("wrong_image", wrong_image::run),
     ("disk_lost", disk_lost::run),
     ("node_drained", drain::run),
+    ("sidecar", sidecar::run),
     ("delete_cr", delete::run),
 ];
 

@@ -10,7 +10,7 @@ use kube::{Resource, ResourceExt};
 
 use super::password::Passwords;
 use super::plan::user;
-use crate::names::FIELD_MANAGER;
+use crate::names::{FIELD_MANAGER, GRPC_PORT};
 use crate::observe::secrets::data;
 use crate::security::certificates::AUTHORITY;
 use crate::security::users::{Needed, uri};
@@ -23,8 +23,10 @@ const NEXT_PASSWORD: &str = "next-password";
 const URI: &str = "uri";
 const HOST: &str = "host";
 const PORT: &str = "port";
+/// gRPC client ports that a sidecar of mode Replica follows.
+const FOLLOW: &str = "follow";
 /// Entries that the operator writes; others are a user's.
-const OWN: [&str; 7] = [USER, PASSWORD, NEXT_PASSWORD, URI, HOST, PORT, AUTHORITY];
+const OWN: [&str; 8] = [USER, PASSWORD, NEXT_PASSWORD, URI, HOST, PORT, FOLLOW, AUTHORITY];
 
 /// The passwords in the Secret that was found under the name.
 ///
@@ -88,6 +90,8 @@ fn entries(user: &str, passwords: &Passwords, needed: &Needed) -> BTreeMap<&'sta
         (USER, user.to_owned()),
         (HOST, needed.host.clone()),
         (PORT, needed.port.to_string()),
+        // A leader that is asked first names the followers; it serves if there are none.
+        (FOLLOW, format!("{}:{GRPC_PORT},{}:{GRPC_PORT}", needed.read_host, needed.host)),
     ]);
     entries.extend(needed.authority.clone().map(|pem| (AUTHORITY, pem)));
     entries.extend(passwords.next.clone().map(|next| (NEXT_PASSWORD, next)));
@@ -117,6 +121,7 @@ mod tests {
         Needed {
             host: "demo.data.svc".to_owned(),
             port: 6379,
+            read_host: "demo-read.data.svc".to_owned(),
             authority: Some("PEM".to_owned()),
             backup_user: false,
         }
@@ -129,13 +134,14 @@ mod tests {
         let first = secret(&client, None, &next, &needed()).unwrap();
         assert_eq!(
             data(&first).keys().collect::<Vec<_>>(),
-            ["ca.crt", "host", "next-password", "port", "user"]
+            ["ca.crt", "follow", "host", "next-password", "port", "user"]
         );
         assert_eq!(passwords(&client, Some(&first)), Ok(next.clone()));
         assert_eq!(secret(&client, Some(&first), &next, &needed()), None, "as desired");
         let published =
             Passwords { present: Some("n".to_owned()), next: None, rotated_at: Some(Timestamp::UNIX_EPOCH) };
         let second = secret(&client, Some(&first), &published, &needed()).unwrap();
+        assert_eq!(data(&second)["follow"], "demo-read.data.svc:50051,demo.data.svc:50051");
         assert_eq!(data(&second)["uri"], "rediss://shop.cart:n@demo.data.svc:6379");
         assert!(!data(&second).contains_key("next-password"));
         assert_eq!(passwords(&client, Some(&second)), Ok(published));

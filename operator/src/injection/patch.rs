@@ -1,8 +1,8 @@
 //! Decides whether a pod gets a sidecar, and by which changes. Pure.
 
 use helios_crds::{
-    INJECT_LABEL, SIDECAR, SIDECAR_PORT, SIDECAR_PROBE_PORT, SIDECAR_URL, is_client_name, sidecar_container,
-    sidecar_volume,
+    INJECT_LABEL, SIDECAR, SIDECAR_PORT, SIDECAR_PROBE_PORT, SIDECAR_URL, SidecarSettings, is_client_name,
+    sidecar_container, sidecar_volume,
 };
 use json_patch::jsonptr::PointerBuf;
 use json_patch::{AddOperation, Patch, PatchOperation};
@@ -11,14 +11,15 @@ use kube::ResourceExt;
 use serde::Serialize;
 use serde_json::{Value, json};
 
-/// Outcome for a pod.
+/// Request of a pod that is created.
 #[derive(Debug, PartialEq)]
-pub enum Decision {
-    Inject(Patch),
+pub enum Asked<'a> {
     /// It does not ask for a sidecar, or has one.
-    Skip,
+    Nothing,
     /// It asks for one and cannot have it: the reason, and what to do.
-    Refuse(String),
+    Impossible(String),
+    /// A sidecar of the HeliosClient `client` in the namespace of the pod.
+    Sidecar { client: &'a str, spec: &'a PodSpec },
 }
 
 /// Whether the pod has a container of the sidecar, injected or written by hand.
@@ -26,17 +27,17 @@ pub fn has_sidecar(spec: &PodSpec) -> bool {
     all_containers(spec).any(|container| container.name == SIDECAR)
 }
 
-/// Decides on a pod that is created; `image` is that of the sidecar.
-pub fn decide(pod: &Pod, image: &str) -> Decision {
+/// Decides by the pod alone.
+pub fn asked(pod: &Pod) -> Asked<'_> {
     let (Some(client), Some(spec)) = (pod.labels().get(INJECT_LABEL), &pod.spec) else {
-        return Decision::Skip;
+        return Asked::Nothing;
     };
     if has_sidecar(spec) {
-        return Decision::Skip;
+        return Asked::Nothing;
     }
     match refusal(client, spec) {
-        Some(reason) => Decision::Refuse(reason),
-        None => Decision::Inject(patch(client, spec, image)),
+        Some(reason) => Asked::Impossible(reason),
+        None => Asked::Sidecar { client, spec },
     }
 }
 
@@ -72,8 +73,9 @@ fn all_containers(spec: &PodSpec) -> impl Iterator<Item = &Container> {
     spec.init_containers.iter().flatten().chain(&spec.containers)
 }
 
-/// The sidecar is the first init container, so that all others can use it.
-fn patch(client: &str, spec: &PodSpec, image: &str) -> Patch {
+/// Returns the changes of a pod that [`asked`] for a sidecar of `client`; `image` is that of the sidecar. It is the first
+/// init container, so that all others can use it.
+pub fn patch(client: &str, spec: &PodSpec, image: &str, settings: SidecarSettings) -> Patch {
     let mut patch = Patch::default();
     let mut add = |path: &[&str], value: Value| {
         let path = PointerBuf::from_tokens(path.iter().copied());
@@ -97,7 +99,7 @@ fn patch(client: &str, spec: &PodSpec, image: &str) -> Patch {
             }
         }
     }
-    let container = value(&sidecar_container(image, SIDECAR_PORT));
+    let container = value(&sidecar_container(image, SIDECAR_PORT, settings));
     match &spec.init_containers {
         Some(_) => add(&["spec", "initContainers", "0"], container),
         None => add(&["spec", "initContainers"], json!([container])),
@@ -126,11 +128,21 @@ mod tests {
         serde_json::from_value(json!({"metadata": metadata, "spec": spec})).unwrap()
     }
 
-    fn injected(pod: &Pod) -> Pod {
-        let Decision::Inject(patch) = decide(pod, "heliosd:0.1.0") else { panic!("not injected") };
+    fn injected(pod: &Pod, settings: SidecarSettings) -> Pod {
+        let Asked::Sidecar { client, spec } = asked(pod) else { panic!("not injected") };
         let mut changed = serde_json::to_value(pod).unwrap();
-        json_patch::patch(&mut changed, &patch).unwrap();
+        json_patch::patch(&mut changed, &patch(client, spec, "heliosd:0.1.0", settings)).unwrap();
         serde_json::from_value(changed).unwrap()
+    }
+
+    /// Compares a pod as YAML with a file.
+    fn matches_golden(pod: &Pod, name: &str) {
+        let path = format!("{}/tests/golden/{name}", env!("CARGO_MANIFEST_DIR"));
+        let text = serde_saphyr::to_string(&serde_json::to_value(pod).unwrap()).unwrap();
+        if std::env::var_os("UPDATE_GOLDEN").is_some() {
+            std::fs::write(&path, &text).unwrap();
+        }
+        assert_eq!(text, std::fs::read_to_string(&path).unwrap(), "{path}");
     }
 
     #[test]
@@ -140,11 +152,11 @@ mod tests {
             "containers": [{"name": "app"}, {"name": "own", "env": [{"name": "HELIOS_URL", "value": "redis://x"}]}],
             "volumes": [{"name": "cache", "emptyDir": {}}],
         }));
-        let after = injected(&before);
+        let after = injected(&before, SidecarSettings::Proxy);
         let spec = after.spec.as_ref().unwrap();
         let init = spec.init_containers.as_ref().unwrap();
         assert_eq!(init.iter().map(|it| it.name.as_str()).collect::<Vec<_>>(), [SIDECAR, "migrate"]);
-        assert_eq!(init[0], sidecar_container("heliosd:0.1.0", 6379));
+        assert_eq!(init[0], sidecar_container("heliosd:0.1.0", 6379, SidecarSettings::Proxy));
         let url = |container: &Container| {
             let env = container.env.iter().flatten();
             env.filter(|env| env.name == SIDECAR_URL)
@@ -156,31 +168,37 @@ mod tests {
         assert_eq!(url(&spec.containers[0]), ["redis://localhost:6379"]);
         assert_eq!(url(&spec.containers[1]), ["redis://x"], "a user's value stays");
         assert_eq!(spec.volumes.as_ref().unwrap()[1], sidecar_volume("orders"));
-        assert_eq!(decide(&after, "heliosd:0.2.0"), Decision::Skip, "a second call changes nothing");
+        assert_eq!(asked(&after), Asked::Nothing, "a second call changes nothing");
+        matches_golden(&after, "pod-with-proxy.yaml");
     }
 
     #[test]
     fn sidecar_is_injected_into_the_smallest_pod() {
-        let after = injected(&pod(json!({"containers": [{"name": "app"}]})));
-        let spec = after.spec.unwrap();
-        assert_eq!((spec.init_containers.unwrap().len(), spec.volumes.unwrap().len()), (1, 1));
+        let settings = SidecarSettings::Replica { memory_mib: 256, max_staleness_ms: 500 };
+        let after = injected(&pod(json!({"containers": [{"name": "app"}]})), settings);
+        let spec = after.spec.as_ref().unwrap();
+        assert_eq!(
+            (spec.init_containers.as_ref().unwrap().len(), spec.volumes.as_ref().unwrap().len()),
+            (1, 1)
+        );
+        matches_golden(&after, "pod-with-replica.yaml");
     }
 
     #[test]
     fn pods_that_do_not_ask_and_pasted_sidecars_stay_as_they_are() {
         let mut other = pod(json!({"containers": [{"name": "app"}]}));
         other.labels_mut().clear();
-        assert_eq!(decide(&other, "x"), Decision::Skip);
+        assert_eq!(asked(&other), Asked::Nothing);
         let pasted = pod(json!({
             "initContainers": [{"name": SIDECAR, "restartPolicy": "Always"}], "containers": [{"name": "app"}],
         }));
-        assert_eq!(decide(&pasted, "x"), Decision::Skip);
+        assert_eq!(asked(&pasted), Asked::Nothing);
     }
 
     #[test]
     fn refusals_say_what_is_in_the_way_and_what_to_do() {
-        let refused = |spec: Value| match decide(&pod(spec), "x") {
-            Decision::Refuse(reason) => reason,
+        let refused = |spec: Value| match asked(&pod(spec)) {
+            Asked::Impossible(reason) => reason,
             other => panic!("{other:?}"),
         };
         let redis = json!({"containers": [{"name": "cache", "ports": [{"containerPort": 6379}]}]});
@@ -192,6 +210,6 @@ mod tests {
         assert!(refused(volume).contains("volume"));
         let mut unnamed = pod(json!({"containers": [{"name": "app"}]}));
         unnamed.labels_mut().insert(INJECT_LABEL.to_owned(), String::new());
-        assert!(matches!(decide(&unnamed, "x"), Decision::Refuse(reason) if reason.contains("HeliosClient")));
+        assert!(matches!(asked(&unnamed), Asked::Impossible(reason) if reason.contains("HeliosClient")));
     }
 }

@@ -1,5 +1,4 @@
-//! The webhook's process: answers the API server over TLS. It has no rights at the API server, so it depends on nothing
-//! but its certificate.
+//! The webhook's process: answers the API server over TLS. It reads the HeliosClient that a pod names, and nothing else.
 
 use std::convert::Infallible;
 use std::path::{Path, PathBuf};
@@ -7,7 +6,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context as _;
-use helios_proto::tls::{certificates, private_key};
+use helios_crds::{HeliosClient, INJECT_LABEL, SidecarSettings};
+use helios_proto::tls::{certificates, innermost, private_key};
 use http_body_util::{BodyExt as _, Full, Limited};
 use hyper::body::{Bytes, Incoming};
 use hyper::service::service_fn;
@@ -16,6 +16,7 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::server::graceful::GracefulShutdown;
 use k8s_openapi::api::core::v1::Pod;
 use kube::core::admission::{AdmissionRequest, AdmissionResponse, AdmissionReview};
+use kube::{Api, Client};
 use rustls::ServerConfig;
 use rustls::sign::CertifiedKey;
 use tokio::net::{TcpListener, TcpStream};
@@ -23,7 +24,7 @@ use tokio::sync::{Semaphore, watch};
 use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
 
-use super::patch::{Decision, decide};
+use super::patch::{Asked, asked, patch};
 use crate::config::WebhookConfig;
 use crate::http;
 use crate::metrics::Metrics;
@@ -37,6 +38,8 @@ const MAX_REQUEST_BYTES: usize = 3 << 20;
 const MAX_CONNECTIONS: usize = 256;
 /// Time for a TLS handshake, the headers, and a whole request; the API server waits 3 s.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(5);
+/// Time for the read of a HeliosClient, within that of the API server.
+const READ_TIMEOUT: Duration = Duration::from_secs(2);
 /// Interval at which the files of the certificate are read.
 const RELOAD_EVERY: Duration = Duration::from_secs(10);
 /// Time for which requests are served after SIGTERM: until then the Service may still send some.
@@ -48,18 +51,22 @@ const FINISH: Duration = Duration::from_secs(5);
 ///
 /// # Errors
 /// An address cannot be listened on.
-pub async fn run(config: WebhookConfig, terminated: CancellationToken) -> anyhow::Result<()> {
+pub async fn run(
+    config: WebhookConfig,
+    client: Client,
+    metrics: Metrics,
+    terminated: CancellationToken,
+) -> anyhow::Result<()> {
     let bind = async |addr, flag: &str| {
         let listener = TcpListener::bind(addr).await;
         listener.with_context(|| format!("cannot listen on {addr}; choose another {flag}"))
     };
     let listener = bind(config.listen, "--listen").await?;
     let probes = bind(config.http_addr, "--http-addr").await?;
-    let metrics = Metrics::new();
     let (tls, ready) = Certificate::watch(config.certificate_dir);
     tokio::spawn(http::serve_when(probes, metrics.clone(), ready));
     tracing::info!(listen = %listener.local_addr()?, image = config.node_image, "webhook");
-    let webhook = Arc::new(Webhook { image: config.node_image, metrics });
+    let webhook = Arc::new(Webhook { image: config.node_image, client, metrics });
     let leave = async {
         terminated.cancelled().await;
         tokio::time::sleep(LEAVE).await;
@@ -123,6 +130,7 @@ async fn handshake(
 
 struct Webhook {
     image: String,
+    client: Client,
     metrics: Metrics,
 }
 
@@ -139,8 +147,11 @@ impl Webhook {
                 return http::text(StatusCode::REQUEST_TIMEOUT, "the request is not complete\n".to_owned());
             }
         };
-        let review = serde_json::from_slice::<AdmissionReview<Pod>>(&body);
-        match review.map_err(|error| error.to_string()).and_then(|review| self.review(review)) {
+        let answer = match serde_json::from_slice::<AdmissionReview<Pod>>(&body) {
+            Ok(review) => self.review(review).await,
+            Err(error) => Err(error.to_string()),
+        };
+        match answer {
             Ok(answer) => {
                 let mut response = Response::new(Full::from(answer));
                 let json = header::HeaderValue::from_static("application/json");
@@ -153,22 +164,53 @@ impl Webhook {
         }
     }
 
-    fn review(&self, review: AdmissionReview<Pod>) -> Result<Vec<u8>, String> {
+    async fn review(&self, review: AdmissionReview<Pod>) -> Result<Vec<u8>, String> {
         let request: AdmissionRequest<Pod> = review.try_into().map_err(|_| "it has no request".to_owned())?;
         let response = AdmissionResponse::from(&request);
         let pod = request.object.as_ref().ok_or("it has no object")?;
-        let (result, response) = match decide(pod, &self.image) {
-            Decision::Skip => ("skipped", response),
-            Decision::Inject(patch) => {
-                ("injected", response.with_patch(patch).map_err(|error| error.to_string())?)
+        // A pod that a controller creates has its namespace in the request only.
+        let namespace = request.namespace.as_deref().unwrap_or_default();
+        let changes = match asked(pod) {
+            Asked::Nothing => Ok(None),
+            Asked::Impossible(reason) => Err(reason),
+            Asked::Sidecar { client, spec } => {
+                let settings = self.settings(namespace, client).await;
+                settings.map(|settings| Some(patch(client, spec, &self.image, settings)))
             }
-            Decision::Refuse(reason) => {
-                tracing::info!(namespace = request.namespace, pod = request.name, reason, "refused");
+        };
+        let (result, response) = match changes {
+            Ok(None) => ("skipped", response),
+            Ok(Some(patch)) => ("injected", response.with_patch(patch).map_err(|error| error.to_string())?),
+            Err(reason) => {
+                tracing::info!(namespace, pod = request.name, reason, "refused");
                 ("refused", response.deny(reason))
             }
         };
         self.metrics.injection(result);
         serde_json::to_vec(&response.into_review()).map_err(|error| error.to_string())
+    }
+
+    /// Reads the settings of the sidecars of a HeliosClient. They are not cached: a HeliosClient and its pods may be created
+    /// at once, and a wrong mode would stay for the life of the pod.
+    async fn settings(&self, namespace: &str, name: &str) -> Result<SidecarSettings, String> {
+        let api = Api::<HeliosClient>::namespaced(self.client.clone(), namespace);
+        let cannot = |why: String| {
+            format!(
+                "HeliosClient {name} of namespace {namespace} cannot be read: {why}; controllers try again"
+            )
+        };
+        match tokio::time::timeout(READ_TIMEOUT, api.get_opt(name)).await {
+            Ok(Ok(Some(found))) => found
+                .spec
+                .sidecar()
+                .map_err(|why| format!("HeliosClient {name} of namespace {namespace}: {why}")),
+            Ok(Ok(None)) => Err(format!(
+                "there is no HeliosClient {name} in namespace {namespace}; create it, or correct the label {INJECT_LABEL}; \
+                 controllers try again"
+            )),
+            Ok(Err(error)) => Err(cannot(innermost(&error))),
+            Err(_) => Err(cannot(format!("no answer of the API server within {} s", READ_TIMEOUT.as_secs()))),
+        }
     }
 }
 

@@ -52,6 +52,7 @@ pub async fn secrets(
 ) -> Result<SecretsRead, Error> {
     let namespace = cluster.namespace().ok_or(Error::Incomplete("namespace"))?;
     let name = cluster.name_any();
+    let [.., read] = names::client_services(&name);
     let mut reader = Reader {
         api: Api::namespaced(client.clone(), &namespace),
         owner,
@@ -70,6 +71,7 @@ pub async fn secrets(
                 needed: Needed {
                     host: format!("{name}.{namespace}.svc"),
                     port: CLIENT_PORT.unsigned_abs() as u16,
+                    read_host: format!("{read}.{namespace}.svc"),
                     authority: None,
                     backup_user: spec.backup.is_some(),
                 },

@@ -26,6 +26,8 @@ const SECRET_BYTES: usize = 24;
 pub struct Needed {
     pub host: String,
     pub port: u16,
+    /// Followers, or the leader of a cluster of one.
+    pub read_host: String,
     /// Authority that they have to trust there, PEM; `None` without TLS.
     pub authority: Option<String>,
     /// The cluster has backups. Members of an earlier version reject a list with the role `backup`, so the user is not added
@@ -122,7 +124,7 @@ pub fn complete(found: &Data, needed: &Needed, mut draw: impl FnMut() -> String)
     if let Some(password) = backup {
         users = with_password(Some(&users), BACKUP_USER, &password, "backup")?;
     }
-    let Needed { host, port, authority, backup_user: _ } = needed;
+    let Needed { host, port, read_host: _, authority, backup_user: _ } = needed;
     let uri = uri(authority.is_some(), &username, &password, host, *port);
     let follows = [("host", host.clone()), ("port", port.to_string()), ("uri", uri), (USERS, users)];
     data.extend(follows.map(|(name, value)| (name.to_owned(), value)));
@@ -184,7 +186,13 @@ mod tests {
     use super::*;
 
     fn address() -> Needed {
-        Needed { host: "demo.team.svc".to_owned(), port: 6379, authority: None, backup_user: false }
+        Needed {
+            host: "demo.team.svc".to_owned(),
+            port: 6379,
+            read_host: "demo-read.team.svc".to_owned(),
+            authority: None,
+            backup_user: false,
+        }
     }
 
     fn drawn() -> Data {

@@ -5,10 +5,10 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
-use helios_crds::{INJECT_LABEL, SIDECAR, sidecar_container, sidecar_volume};
+use helios_crds::{HeliosClient, INJECT_LABEL, SIDECAR, SidecarSettings, sidecar_container, sidecar_volume};
 use k8s_openapi::api::admissionregistration::v1::MutatingWebhookConfiguration;
 use k8s_openapi::api::core::v1::{Pod, Secret};
-use kube::api::{DeleteParams, PostParams};
+use kube::api::{DeleteParams, Patch, PatchParams, PostParams};
 use kube::{Api, Client};
 use serde_json::{Value, json};
 
@@ -43,6 +43,7 @@ fn webhook(server: &Server, dir: &Path, port: u16) -> Process {
     let mut command = Command::new(env!("CARGO_BIN_EXE_helios-operator"));
     command.args(["webhook", "--node-image", "heliosd:test", "--listen", &format!("127.0.0.1:{port}")]);
     command.args(["--http-addr", &format!("127.0.0.1:{}", free_port())]).arg("--certificate-dir").arg(dir);
+    command.env("KUBECONFIG", server.kubeconfig());
     Process::start(&mut command, &server.directory().join("webhook.log"))
 }
 
@@ -94,15 +95,43 @@ async fn pods_with_the_label_get_a_sidecar_and_others_never_wait() {
     let _kubelet = tokio::spawn(kubelet(client.clone(), dir.clone()));
     let process = webhook(&server, &dir, port);
     let dry = PostParams { dry_run: true, ..PostParams::default() };
-    let works = async || pods.create(&dry, &pod("dry", plain())).await.is_ok();
-    until("the API server trusts the webhook", Duration::from_secs(90), works).await;
+    let answers = async || {
+        let created = pods.create(&dry, &pod("dry", plain())).await;
+        created.is_err_and(|refused| {
+            refused.to_string().contains("there is no HeliosClient orders in namespace default")
+        })
+    };
+    until("the API server trusts the webhook", Duration::from_secs(90), answers).await;
+    let clients = Api::<HeliosClient>::default_namespaced(client.clone());
+    let orders = |spec: Value| HeliosClient::new("orders", serde_json::from_value(spec).unwrap());
+    let turbo = json!({"apiVersion": "heliosdb.io/v1alpha1", "kind": "HeliosClient", "metadata": {"name": "orders"},
+        "spec": {"cluster": {"name": "demo"}, "mode": "Replica", "memory": "1Mi"}});
+    let refused = clients.create(&PostParams::default(), &serde_json::from_value(turbo).unwrap()).await;
+    let refused = refused.unwrap_err().to_string();
+    assert!(refused.contains("spec.memory: write a number with Mi or Gi, from 8Mi to 64Gi"), "{refused}");
+    let proxy = orders(json!({"cluster": {"name": "demo"}}));
+    clients.create(&PostParams::default(), &proxy).await.unwrap();
 
-    let spec = create(&pod("app", plain())).await.unwrap().spec.unwrap();
-    let sidecar = &spec.init_containers.as_ref().unwrap()[0];
-    let wanted = sidecar_container("heliosd:test", 6379);
-    assert_eq!((&sidecar.name, &sidecar.args, &sidecar.image), (&wanted.name, &wanted.args, &wanted.image));
-    assert_eq!(sidecar.restart_policy.as_deref(), Some("Always"));
-    assert!(spec.volumes.unwrap().iter().any(|it| it.name == sidecar_volume("orders").name));
+    let works = async || pods.create(&dry, &pod("dry", plain())).await.is_ok();
+    let memory_mib = 256;
+    for (name, mode, settings) in [
+        ("app", json!({"mode": "Proxy"}), SidecarSettings::Proxy),
+        (
+            "reader",
+            json!({"mode": "Replica", "memory": "256Mi", "maxStaleness": "2s"}),
+            SidecarSettings::Replica { memory_mib, max_staleness_ms: 2_000 },
+        ),
+    ] {
+        let patch = Patch::Merge(json!({"spec": mode}));
+        clients.patch("orders", &PatchParams::default(), &patch).await.unwrap();
+        let spec = create(&pod(name, plain())).await.unwrap().spec.unwrap();
+        let sidecar = &spec.init_containers.as_ref().unwrap()[0];
+        let wanted = sidecar_container("heliosd:test", 6379, settings);
+        assert_eq!((&sidecar.name, &sidecar.args), (&wanted.name, &wanted.args));
+        assert_eq!((&sidecar.image, &sidecar.resources), (&wanted.image, &wanted.resources));
+        assert_eq!(sidecar.restart_policy.as_deref(), Some("Always"));
+        assert!(spec.volumes.unwrap().iter().any(|it| it.name == sidecar_volume("orders").name));
+    }
     let taken =
         json!({"containers": [{"name": "cache", "image": "redis", "ports": [{"containerPort": 6379}]}]});
     let refused = create(&pod("taken", taken)).await.unwrap_err().to_string();

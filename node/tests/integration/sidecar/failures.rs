@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use redis::AsyncCommands;
 
-use super::{Sidecar, addresses};
+use super::{Limited, Sidecar, addresses};
 use crate::common::{Clients, Cluster, Load, connect, eventually};
 
 /// Returns the index of the member that the connections of the sidecar are at.
@@ -140,6 +140,25 @@ async fn cut_off_sidecar_answers_at_once_and_recovers_with_the_cluster() {
     sidecar.wait_ready().await;
     assert_eq!(raw.ask("GET k", "v\r\n").await, "$1\r\nv\r\n");
     assert!(sidecar.metric("errors_total{reason=\"cut_off\"}").await >= 2);
+}
+
+#[tokio::test]
+async fn stale_reads_of_a_user_with_prefixes_see_its_writes_when_its_member_fails() {
+    let limited = Limited::new();
+    let mut cluster = Cluster::of_three_configured(&limited.config()).await;
+    let sidecar = Sidecar::of(&cluster, &limited.flags()).await;
+    let mut raw = sidecar.raw().await;
+    for round in 0..3 {
+        raw.ask("HELIOS.READ STALE", "OK\r\n").await;
+        raw.ask(&format!("SET app:k v{round}"), "OK\r\n").await;
+        let member = used(&sidecar, &cluster).await;
+        cluster[member].kill();
+        let value = format!("v{round}\r\n");
+        assert_eq!(raw.ask("GET app:k", &value).await, format!("$2\r\n{value}"));
+        assert_eq!(raw.ask("HELIOS.READ", "stale\r\n").await, "$5\r\nstale\r\n");
+        cluster[member].start();
+        cluster.wait_ready().await;
+    }
 }
 
 #[tokio::test]

@@ -14,8 +14,11 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
 use crate::common::{
-    Cluster, Node, PATIENCE, Ports, connect, eventually, free_standing, http, temporary_directory,
+    Cluster, Mounted, Node, PATIENCE, Ports, connect, eventually, free_standing, http, temporary_directory,
 };
+
+/// SHA-256 of the password `secret`.
+const SECRET: &str = "2bb80d537b1da3e38bd30361aa855686bde0eacd7162fef6a25fe97bf527a25b";
 
 /// Limit of one reply.
 const LIMIT: Duration = Duration::from_secs(15);
@@ -70,6 +73,38 @@ impl Sidecar {
     /// Returns the value of a metric; 0 if it has none yet.
     pub async fn metric(&self, name: &str) -> u64 {
         self.process.metric(&format!("helios_sidecar_{name}")).await.unwrap_or_default()
+    }
+}
+
+/// The user `app` with the prefix `app:`, and the admin `boss`; the password of both is `secret`.
+pub struct Limited {
+    users: Mounted,
+    password: String,
+    _dir: TempDir,
+}
+
+impl Limited {
+    pub fn new() -> Self {
+        let dir = temporary_directory();
+        let mut users = Mounted::new(&dir.path().join("users"));
+        let list = format!(
+            "users:\n- {{name: app, password_sha256: {SECRET}, role: read-write, prefixes: ['app:']}}\n\
+             - {{name: boss, password_sha256: {SECRET}, role: admin}}\n"
+        );
+        users.put(&[("users.yaml", &list)]);
+        let password = dir.path().join("password");
+        std::fs::write(&password, "secret\n").unwrap();
+        Self { users, password: password.display().to_string(), _dir: dir }
+    }
+
+    /// Returns the section of a member's configuration.
+    pub fn config(&self) -> String {
+        format!("auth: {{users_file: '{}'}}\n", self.users.file("users.yaml"))
+    }
+
+    /// Returns the flags of a sidecar of `app`.
+    pub fn flags(&self) -> [&str; 4] {
+        ["--user", "app", "--password-file", &self.password]
     }
 }
 

@@ -6,11 +6,9 @@ use rand::{Rng, SeedableRng};
 use redis::AsyncCommands;
 use redis::aio::MultiplexedConnection;
 
-use super::{LIMIT, Raw, Sidecar, addresses};
-use crate::common::{Clients, Cluster, Load, Mounted, connect, eventually, info_field, temporary_directory};
+use super::{LIMIT, Limited, Raw, Sidecar, addresses};
+use crate::common::{Clients, Cluster, Load, connect, eventually, info_field};
 
-/// SHA-256 of the password `secret`.
-const SECRET: &str = "2bb80d537b1da3e38bd30361aa855686bde0eacd7162fef6a25fe97bf527a25b";
 /// Reads whose replies differ from call to call.
 const VARYING: [&str; 6] = ["hrandfield", "pttl", "srandmember", "ttl", "zrandmember", "touch"];
 /// Reads that a replica answers.
@@ -306,23 +304,14 @@ async fn keys_that_need_too_much_memory_are_read_at_a_member() {
 
 #[tokio::test]
 async fn replica_of_a_user_with_prefixes_has_no_other_keys() {
-    let dir = temporary_directory();
-    let mut mounted = Mounted::new(&dir.path().join("users"));
-    let users = format!(
-        "users:\n- {{name: app, password_sha256: {SECRET}, role: read-write, prefixes: ['app:']}}\n\
-         - {{name: boss, password_sha256: {SECRET}, role: admin}}\n"
-    );
-    mounted.put(&[("users.yaml", &users)]);
-    let mut cluster = Cluster::single(&format!("auth: {{users_file: '{}'}}\n", mounted.file("users.yaml")));
+    let limited = Limited::new();
+    let mut cluster = Cluster::single(&limited.config());
     cluster.start_all();
     cluster.wait_ready().await;
     let mut boss = Raw::connect(cluster[0].ports.client).await;
     boss.send("AUTH boss secret\r\nSET app:k v\r\nSET other hidden\r\n").await;
     boss.until("+OK\r\n+OK\r\n+OK\r\n").await;
-    let password = dir.path().join("password");
-    std::fs::write(&password, "secret\n").unwrap();
-    let password = password.display().to_string();
-    let sidecar = replica(&cluster, &["--user", "app", "--password-file", &password]).await;
+    let sidecar = replica(&cluster, &limited.flags()).await;
     let mut client = sidecar.redis().await;
     assert_eq!(read_locally(&sidecar, &mut client, "app:k").await.as_deref(), Some("v"));
     let refused = client.get::<_, Option<String>>("other").await.unwrap_err();
@@ -333,7 +322,7 @@ async fn replica_of_a_user_with_prefixes_has_no_other_keys() {
     assert_eq!(info_field(&info, "sidecar_replica_keys"), "1");
 
     // Prefixes that the user may not access are not followed, and nothing is local.
-    let other = started(&cluster, &["--user", "app", "--password-file", &password, "--prefix", "other"]);
+    let other = started(&cluster, &[&limited.flags()[..], &["--prefix", "other"]].concat());
     other.wait_ready().await;
     let mut client = other.redis().await;
     assert_eq!(client.get::<_, String>("app:k").await.unwrap(), "v");

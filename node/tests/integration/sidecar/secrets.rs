@@ -5,11 +5,10 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use redis::AsyncCommands;
 
-use super::{Raw, Sidecar};
+use super::{Raw, SECRET, Sidecar};
 use crate::common::{Authority, Cluster, Mounted, eventually, temporary_directory};
 
-/// SHA-256 of the passwords `secret` and `other`.
-const SECRET: &str = "2bb80d537b1da3e38bd30361aa855686bde0eacd7162fef6a25fe97bf527a25b";
+/// SHA-256 of the password `other`.
 const OTHER: &str = "d9298a10d1b0735837dc4bd85dac641b0f3cef27a47e5d53a54f2f3f5b2fcffa";
 
 /// A cluster of one with TLS and users.
