@@ -13,9 +13,11 @@ use crossbeam_channel::{Receiver, RecvTimeoutError, Sender};
 use prost_raft::Message as _;
 use raft::eraftpb::Entry;
 
+use super::format;
 use super::types::{Done, LogJob};
 use crate::faults;
 use crate::metrics::Metrics;
+use helios_state::Store;
 use helios_storage::wal::{Base, Batch, HardState, LogEntry, Wal, WalError};
 
 /// Limit of log jobs that are written with one fsync.
@@ -32,14 +34,23 @@ pub struct LogWriter {
     /// Jobs that arrived while an append waited for room. It is bounded because the core limits its jobs in flight.
     backlog: VecDeque<LogJob>,
     is_short: bool,
+    store: Store,
+    /// Whether the disk is marked for log format 8.
+    is_marked: bool,
 }
 
 /// The queue of the core is closed: the member is stopping.
 struct Stopped;
 
 impl LogWriter {
-    pub fn new(wal: Wal, jobs: Receiver<LogJob>, done: Sender<Done>, metrics: Arc<Metrics>) -> Self {
-        Self { wal, jobs, done, metrics, backlog: VecDeque::new(), is_short: false }
+    pub fn new(
+        wal: Wal,
+        store: Store,
+        jobs: Receiver<LogJob>,
+        done: Sender<Done>,
+        metrics: Arc<Metrics>,
+    ) -> Self {
+        Self { wal, jobs, done, metrics, backlog: VecDeque::new(), is_short: false, store, is_marked: false }
     }
 
     /// Writes the queued jobs as one append with one fsync, reports them to the core, and repeats. An error is final:
@@ -51,6 +62,11 @@ impl LogWriter {
                 Ok(Some(job)) => {
                     let next = || self.backlog.pop_front().or_else(|| self.jobs.try_recv().ok());
                     let work = LogWork::drain(Some(job), next);
+                    if !self.is_marked && work.needs_mark {
+                        // Before the entry is on disk: an earlier build must refuse the disk with it.
+                        self.store.mark_chunks().map_err(|error| format!("marking the disk: {error}"))?;
+                        self.is_marked = true;
+                    }
                     if let Err(Stopped) = self.write(&work).map_err(failed)? {
                         return Ok(());
                     }
@@ -177,6 +193,8 @@ pub struct LogWork {
     /// Number of the last append among the batches.
     last: Option<u64>,
     purge: Option<Base>,
+    /// Whether the disk has to be marked before the append ([`format::needs_mark`]).
+    needs_mark: bool,
 }
 
 impl LogWork {
@@ -188,6 +206,7 @@ impl LogWork {
             match job {
                 LogJob::Append { number, reset, entries, hard_state } => {
                     work.last = Some(number);
+                    work.needs_mark |= entries.iter().any(|entry| format::needs_mark(&entry.data));
                     let entries: Vec<_> = entries.iter().map(log_entry).collect();
                     bytes += entries.iter().map(|entry| entry.payload.len()).sum::<usize>();
                     let hard_state = hard_state.map(|state| HardState {
@@ -267,7 +286,8 @@ mod tests {
             let (jobs, queue) = crossbeam_channel::unbounded();
             let (sender, done) = crossbeam_channel::unbounded();
             let metrics = Metrics::new(&mut Registry::default());
-            let thread = thread::spawn(|| LogWriter::new(wal, queue, sender, metrics).run());
+            let thread =
+                thread::spawn(|| LogWriter::new(wal, Store::in_memory(), queue, sender, metrics).run());
             Self { disk, jobs, done, thread, number: 0 }
         }
 
