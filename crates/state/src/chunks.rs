@@ -27,7 +27,7 @@ pub(super) const PLAIN_BYTES: usize = CHUNK_BYTES;
 /// Length of a header: the id, and the length of the string (u64).
 pub(super) const HEADER_BYTES: usize = ID_BYTES + 8;
 /// Maximum number of chunks that are looked up one by one: a range of records costs more to begin.
-const LOOKED_UP: usize = 2;
+const LOOKED_UP: usize = 8;
 
 /// The header of a string in chunks.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -37,7 +37,7 @@ pub static COMMANDS: &[Spec] = commands! { String:
     27 "mget" -2 ALL [READONLY FAST] "1.0.0" mget,
         "Returns the string values of one or more keys.", "O(N), N the number of keys";
     28 "setrange" 4 ONE [WRITE DENYOOM] "2.2.0" setrange,
-        "Overwrites a part of a string.", "O(N), N the bytes of the part; Redis: O(1) if they are few"
+        "Overwrites a part of a string.", "O(N), N the bytes of the part"
         { access: ["RW update"; 2] };
     29 "strlen" 2 ONE [READONLY FAST] "2.2.0" strlen,
         "Returns the length of a value.", "O(1)"

@@ -113,6 +113,7 @@ fn costs_of_long_strings() {
             let read = |words: &[&str]| drop(store.query(&call(words), 1, Limits::DEFAULT_READ).unwrap());
             apply(&["set", "long", &long]);
             apply(&["set", "short", &short]);
+            apply(&["set", "middle", &short[..100 << 10]]);
             store.checkpoint().unwrap();
             let timed = |what: &str, run: &mut dyn FnMut(u32)| {
                 let start = Instant::now();
@@ -122,6 +123,7 @@ fn costs_of_long_strings() {
                     start.elapsed().as_micros() / u128::from(ROUNDS)
                 );
             };
+            timed("GET 100 KiB from the engine", &mut |_| read(&["get", "middle"]));
             timed("GET 1 MiB from the engine", &mut |_| read(&["get", "short"]));
             timed("GETRANGE of 10 bytes of 4 MiB", &mut |_| read(&["getrange", "long", "100000", "100009"]));
             timed("SETBIT in 4 MiB", &mut |n| apply(&["setbit", "long", &(n * 150_001).to_string(), "1"]));

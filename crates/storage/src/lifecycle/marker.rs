@@ -363,7 +363,7 @@ mod tests {
     #[test]
     fn marker_keeps_the_format_of_chunks_whatever_the_engine() {
         let dir = tempfile::tempdir().unwrap();
-        let format = || DataDir::inspect(&disk::RealDisk::default(), dir.path()).unwrap().1.unwrap().format;
+        let format = || read(&disk::RealDisk::default(), dir.path()).unwrap().unwrap().format;
         let mut opened = open(&dir, "a", None).unwrap();
         let mark = opened.format_mark();
         opened.join(member("c1")).unwrap();
