@@ -368,5 +368,5 @@ fn disk_is_marked_before_the_state_has_chunks_and_before_a_snapshot_with_them_is
     assert!(error.to_string().contains("the disk is read-only"), "{error}");
     let reply = refusing.apply(1, 1, &entry(ENTRY_BUDGET, &line("set v =16385")));
     assert!(code(&reply.kind.unwrap()).is_some());
-    assert!(refusing.failure().is_some(), "the entry was not applied, so the member must not go on");
+    assert!(refusing.failure().is_some(), "the entry was not applied, so the member must end");
 }
