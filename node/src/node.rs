@@ -218,9 +218,11 @@ impl Node {
         if !has_runs {
             data_dir.record_runs(false)?;
         }
+        let mark = data_dir.format_mark();
+        store.before_chunks(Box::new(move || mark.record_chunks().map_err(|error| error.to_string())));
         let snapshots = Snapshots::open(disk, &settings.data_dir.join(SNAPSHOTS_DIR), has_runs)
             .map_err(NodeError::Snapshots)?;
-        let marker = data_dir.marker().clone();
+        let marker = data_dir.marker();
         let initial_members_digest = expected.clone().unwrap_or_default();
         let dialer = Dialer::new(certificates.peer.clone());
         let node = Self(Arc::new(Inner {
@@ -282,7 +284,7 @@ impl Node {
             return;
         }
         tracing::warn!(%reason, "removed from the cluster");
-        if let Some(member) = entry.data_dir.marker().member.clone()
+        if let Some(member) = entry.data_dir.marker().member
             && let Err(error) = entry.data_dir.join(Belonging { removed: true, ..member })
         {
             tracing::error!(%error, "the removal could not be recorded on disk");

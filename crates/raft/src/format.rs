@@ -8,19 +8,22 @@ use std::collections::BTreeMap;
 
 use helios_proto::v1::command::Op;
 use helios_proto::v1::{Command, ErrorCode, Expire, ExpireCondition, Membership};
+use prost::Message as _;
 
 use super::membership;
 use helios_proto::Error;
-use helios_state::{ENTRY_BUDGET, FIRST_BUDGET, commands};
+use helios_state::{FIRST_BUDGET, Limits, commands};
 
 /// Log format of this build.
-pub const FORMAT: u32 = SNAPSHOT_SETS;
+pub const FORMAT: u32 = CHUNKS;
 /// First format whose builds read snapshots that are sets of files (`helios_state::SnapshotMeta::is_set`).
 pub const SNAPSHOT_SETS: u32 = 7;
 /// First format in which an entry holds the limits of its cost (`state::budget`).
 pub const BUDGETS: u32 = 5;
 /// First format in which commands visit the fewest records that they can (`state::budget`).
 pub const FEWEST_VISITS: u32 = 7;
+/// First format in which long strings are written in chunks (`state::chunks`).
+pub const CHUNKS: u32 = 8;
 /// First format in which an entry may hold the origin of its write.
 pub const WITH_ORIGIN: u32 = 5;
 /// First format in which a committed entry can be skipped (`super::unappliable`).
@@ -68,10 +71,23 @@ fn of_op(command: &Command) -> Result<u32, Error> {
 /// Returns the version of the limits that entries name while all members read `lowest`; 0 for none.
 pub fn budget_of(lowest: u32) -> u32 {
     match lowest {
-        FEWEST_VISITS.. => ENTRY_BUDGET,
+        CHUNKS.. => helios_state::CHUNKS,
+        FEWEST_VISITS.. => helios_state::FEWEST_VISITS,
         BUDGETS.. => FIRST_BUDGET,
         _ => 0,
     }
+}
+
+/// Whether this build knows the rules by which the entry of `command` is applied.
+pub fn is_known(command: &Command) -> bool {
+    command.op.is_some() && Limits::of_entry(command.budget).is_some()
+}
+
+/// Whether an entry needs log format 8, so that the disk has to be marked for it. Cheap for entries that do not.
+pub fn needs_mark(data: &[u8]) -> bool {
+    // Leaders append the version of the budget (`core::proposals`): field 3, a varint of one byte.
+    let is_likely = matches!(data, [.., 0x18, version] if u32::from(*version) >= helios_state::CHUNKS);
+    is_likely && Command::decode(data).is_ok_and(|command| command.budget >= helios_state::CHUNKS)
 }
 
 /// Log formats of the members, as far as this member knows them.
@@ -190,11 +206,33 @@ mod tests {
             (BUDGETS, 1),
             (FEWEST_VISITS - 1, 1),
             (FEWEST_VISITS, 2),
-            (99, 2),
+            (CHUNKS, 3),
+            (99, 3),
         ];
         for (lowest, budget) in budgets {
             assert_eq!(budget_of(lowest), budget, "{lowest}");
         }
+    }
+
+    #[test]
+    fn entry_needs_the_mark_of_the_disk_from_the_budget_of_chunks_on() {
+        let set = |value: &'static [u8]| Set { key: "k".into(), value: value.into(), ..Set::default() };
+        for (budget, needs) in [(0, false), (1, false), (2, false), (3, true), (4, true)] {
+            let mut data = Command { op: Some(Op::Set(set(b"v"))), ..Command::default() }.encode_to_vec();
+            Command { budget, ..Command::default() }.encode(&mut data).unwrap();
+            assert_eq!(needs_mark(&data), needs, "{budget}");
+        }
+        let like_it = Command { op: Some(Op::Set(set(&[0x18, 9]))), ..Command::default() };
+        assert!(!needs_mark(&like_it.encode_to_vec()));
+        assert!(!needs_mark(b""));
+    }
+
+    #[test]
+    fn entry_with_an_unknown_budget_is_not_known() {
+        let entry = |budget| Command { budget, op: Some(Op::Set(Set::default())), ..Command::default() };
+        assert!(is_known(&entry(budget_of(FORMAT))));
+        assert!(!is_known(&entry(budget_of(FORMAT) + 1)));
+        assert!(!is_known(&Command::default()));
     }
 
     #[test]

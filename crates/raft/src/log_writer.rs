@@ -13,9 +13,11 @@ use crossbeam_channel::{Receiver, RecvTimeoutError, Sender};
 use prost_raft::Message as _;
 use raft::eraftpb::Entry;
 
+use super::format;
 use super::types::{Done, LogJob};
 use crate::faults;
 use crate::metrics::Metrics;
+use helios_state::Store;
 use helios_storage::wal::{Base, Batch, HardState, LogEntry, Wal, WalError};
 
 /// Limit of log jobs that are written with one fsync.
@@ -32,14 +34,23 @@ pub struct LogWriter {
     /// Jobs that arrived while an append waited for room. It is bounded because the core limits its jobs in flight.
     backlog: VecDeque<LogJob>,
     is_short: bool,
+    store: Store,
+    /// Whether the disk is marked for log format 8.
+    is_marked: bool,
 }
 
 /// The queue of the core is closed: the member is stopping.
 struct Stopped;
 
 impl LogWriter {
-    pub fn new(wal: Wal, jobs: Receiver<LogJob>, done: Sender<Done>, metrics: Arc<Metrics>) -> Self {
-        Self { wal, jobs, done, metrics, backlog: VecDeque::new(), is_short: false }
+    pub fn new(
+        wal: Wal,
+        store: Store,
+        jobs: Receiver<LogJob>,
+        done: Sender<Done>,
+        metrics: Arc<Metrics>,
+    ) -> Self {
+        Self { wal, jobs, done, metrics, backlog: VecDeque::new(), is_short: false, store, is_marked: false }
     }
 
     /// Writes the queued jobs as one append with one fsync, reports them to the core, and repeats. An error is final:
@@ -51,6 +62,11 @@ impl LogWriter {
                 Ok(Some(job)) => {
                     let next = || self.backlog.pop_front().or_else(|| self.jobs.try_recv().ok());
                     let work = LogWork::drain(Some(job), next);
+                    if !self.is_marked && work.needs_mark {
+                        // Before the entry is on disk: an earlier build must refuse the disk with it.
+                        self.store.mark_chunks().map_err(|error| format!("marking the disk: {error}"))?;
+                        self.is_marked = true;
+                    }
                     if let Err(Stopped) = self.write(&work).map_err(failed)? {
                         return Ok(());
                     }
@@ -177,6 +193,8 @@ pub struct LogWork {
     /// Number of the last append among the batches.
     last: Option<u64>,
     purge: Option<Base>,
+    /// Whether the disk has to be marked before the append ([`format::needs_mark`]).
+    needs_mark: bool,
 }
 
 impl LogWork {
@@ -188,6 +206,7 @@ impl LogWork {
             match job {
                 LogJob::Append { number, reset, entries, hard_state } => {
                     work.last = Some(number);
+                    work.needs_mark |= entries.iter().any(|entry| format::needs_mark(&entry.data));
                     let entries: Vec<_> = entries.iter().map(log_entry).collect();
                     bytes += entries.iter().map(|entry| entry.payload.len()).sum::<usize>();
                     let hard_state = hard_state.map(|state| HardState {
@@ -242,7 +261,9 @@ mod tests {
     use std::path::Path;
     use std::thread::{self, JoinHandle};
 
+    use helios_proto::v1::Command;
     use prometheus_client::registry::Registry;
+    use prost::Message as _;
 
     use super::*;
     use helios_storage::disk::SimDisk;
@@ -261,20 +282,28 @@ mod tests {
 
     impl Rig {
         fn new() -> Self {
+            Self::of(Store::in_memory())
+        }
+
+        fn of(store: Store) -> Self {
             let disk = SimDisk::new(1);
             let (mut wal, _) = Wal::open(Arc::new(disk.clone()), Path::new("/wal"), OPTIONS).unwrap();
             while wal.prepare_spare().unwrap() {}
             let (jobs, queue) = crossbeam_channel::unbounded();
             let (sender, done) = crossbeam_channel::unbounded();
             let metrics = Metrics::new(&mut Registry::default());
-            let thread = thread::spawn(|| LogWriter::new(wal, queue, sender, metrics).run());
+            let thread = thread::spawn(|| LogWriter::new(wal, store, queue, sender, metrics).run());
             Self { disk, jobs, done, thread, number: 0 }
         }
 
         /// Appends one entry that fills about a quarter of a segment.
         fn append(&mut self) {
+            self.append_data(vec![7; 900]);
+        }
+
+        fn append_data(&mut self, data: Vec<u8>) {
             self.number += 1;
-            let entry = Entry { index: self.number, term: 1, data: vec![7; 900], ..Entry::default() };
+            let entry = Entry { index: self.number, term: 1, data, ..Entry::default() };
             let hard_state = raft::eraftpb::HardState { term: 1, vote: 1, commit: self.number };
             let (number, hard_state) = (self.number, Some(hard_state));
             self.jobs.send(LogJob::Append { number, reset: None, entries: vec![entry], hard_state }).unwrap();
@@ -335,6 +364,38 @@ mod tests {
             assert_eq!(rig.persisted(), number);
         }
         assert_eq!(entries(rig.stop()), 10);
+    }
+
+    #[test]
+    fn disk_is_marked_once_before_the_first_entry_of_log_format_8_is_written() {
+        use std::sync::atomic::{AtomicUsize, Ordering};
+
+        let entry = |budget| Command { budget, ..Command::default() }.encode_to_vec();
+        let (earlier, newer) = (entry(helios_state::FEWEST_VISITS), entry(helios_state::CHUNKS));
+        let marks = Arc::new(AtomicUsize::new(0));
+        let (store, counted) = (Store::in_memory(), Arc::clone(&marks));
+        store.before_chunks(Box::new(move || {
+            counted.fetch_add(1, Ordering::SeqCst);
+            Ok(())
+        }));
+        let mut rig = Rig::of(store);
+        for (data, expected) in [(&earlier, 0), (&newer, 1), (&earlier, 1), (&newer, 1)] {
+            rig.append_data(data.clone());
+            rig.persisted();
+            assert_eq!(marks.load(Ordering::SeqCst), expected);
+        }
+        rig.stop();
+
+        let store = Store::in_memory();
+        store.before_chunks(Box::new(|| Err("the disk is read-only".to_owned())));
+        let mut rig = Rig::of(store);
+        rig.append_data(earlier);
+        rig.persisted();
+        rig.append_data(newer);
+        let Rig { disk, thread, .. } = rig;
+        let error = thread.join().unwrap().unwrap_err();
+        assert!(error.contains("the disk is read-only"), "{error}");
+        assert_eq!(entries(disk), 1, "the entry is not on a disk that is not marked");
     }
 
     #[test]

@@ -127,7 +127,7 @@ pub fn start(
         held: Vec::new(),
     };
     let log_reader = LogReader { reader: wal.reader(), jobs: fetch_jobs, done: done_sender.clone() };
-    let log_writer = LogWriter::new(wal, log_jobs, done_sender.clone(), Arc::clone(&metrics));
+    let log_writer = LogWriter::new(wal, store.clone(), log_jobs, done_sender.clone(), Arc::clone(&metrics));
     let merger = Merger { store: store.clone(), metrics: Arc::clone(&metrics), end: background_end.clone() };
     let scrubber = Scrubber {
         store: store.clone(),

@@ -11,6 +11,7 @@ use raft::eraftpb::Entry;
 use tokio::sync::watch;
 
 use super::change;
+use super::format;
 use super::membership;
 use super::snapshots::Snapshots;
 use super::suspects::Suspects;
@@ -189,7 +190,7 @@ fn apply_one(
         return Ok(None);
     }
     let command = Command::decode(entry.data.as_slice()).map_err(|e| undecodable(&e))?;
-    if command.op.is_none() {
+    if !format::is_known(&command) {
         // If it were ignored, the state of this member would differ from that of the others.
         return Err(undecodable(&"it is of a newer build; upgrade this member"));
     }

@@ -55,8 +55,10 @@ const TAIL: &str = "\
   UNPAUSE` is answered at once even then. `WRITE` holds every `EXEC`, whatever is in it. Keys still expire.
 - `CONFIG SET` changes `notify-keyspace-events` and `timeout` on this node until it restarts or, for `timeout`,
   until its configuration is reloaded. All other settings are in the configuration of `heliosd`.
-- The value of a key is stored in one form whatever its size; `OBJECT ENCODING` returns what Redis would.
-  Deleting a large collection takes one step; its elements are removed afterwards, 1000 in one entry.
+- `OBJECT ENCODING` returns what Redis would, whatever the form in which the value is stored. A string of more than 16 KiB
+  is stored in chunks of 16 KiB: a change of a part of it costs the chunks that it touches. Bytes that `SETRANGE` and
+  `SETBIT` leave between the end and the offset take no space.
+- Deleting a large collection or string takes one step; its elements or chunks are removed afterwards, 1000 in one entry.
 - Members of sets and fields of hashes are returned in byte order. Commands that pick at random look at every element
   of the key. No reply has more than 1048576 elements.
 - An entry is applied with the costs of earlier versions until all members run this one or a newer one.

@@ -1,5 +1,6 @@
 //! Entries that are applied together and published in one step.
 
+use std::io;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
@@ -9,6 +10,7 @@ use helios_proto::v1::{Command, Member, Membership, Reply};
 
 use super::budget::Limits;
 use super::dedup;
+use super::engines::EngineError;
 use super::follow::Elements;
 use super::meta::Meta;
 use super::shared::{State, Writer};
@@ -101,6 +103,11 @@ impl Batch<'_> {
             };
             dedup::execute_once(new_txn, command).map_err(|error| self.store.fail(error))?
         };
+        if changes.meta.has_chunks && !self.state.meta.has_chunks {
+            let marked = self.store.mark_chunks();
+            marked
+                .map_err(|error| self.store.fail(EngineError::Disk(io::Error::other(error.to_string()))))?;
+        }
         self.commit(index, changes);
         Ok(reply)
     }

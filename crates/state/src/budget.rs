@@ -17,8 +17,11 @@ use helios_proto::Error;
 pub const FIRST_BUDGET: u32 = 1;
 /// The version with the same limits under which commands visit the fewest records that they can. Log format 7.
 pub const FEWEST_VISITS: u32 = 2;
+/// The version with the same limits under which strings of more than [`super::chunks::PLAIN_BYTES`] are written in chunks. Log
+/// format 8.
+pub const CHUNKS: u32 = 3;
 /// The version of this build.
-pub const ENTRY_BUDGET: u32 = FEWEST_VISITS;
+pub const ENTRY_BUDGET: u32 = CHUNKS;
 pub const MAX_ENTRY_ELEMENTS: u64 = 1 << 20;
 pub const MAX_ENTRY_BYTES: u64 = 128 << 20;
 /// Default of `reads.max_elements`.
@@ -57,7 +60,7 @@ impl Limits {
     pub fn of_entry(version: u32) -> Option<Self> {
         match version {
             0 => Some(Self { elements: u64::MAX, bytes: u64::MAX, scope: Scope::Entry }),
-            FIRST_BUDGET | FEWEST_VISITS => {
+            FIRST_BUDGET..=ENTRY_BUDGET => {
                 Some(Self { elements: MAX_ENTRY_ELEMENTS, bytes: MAX_ENTRY_BYTES, scope: Scope::Entry })
             }
             _ => None,

@@ -141,7 +141,7 @@ fn element(record: Result<Pair, Halt>) -> Result<Element, Halt> {
 /// Returns the number of elements of the collection whose header is `value`; `None` for another type.
 pub(super) fn count_of(value: &Value) -> Option<u64> {
     let mut data = value.data.clone();
-    value.collection_id()?;
+    value.elements_id().filter(|_| value.kind != Kind::Chunked)?;
     data.advance(ID_BYTES);
     data.try_get_u64().ok()
 }
@@ -152,7 +152,7 @@ fn end_of(id: &[u8]) -> Vec<u8> {
     value::first_after(&value::element_prefix(id))
 }
 
-/// Removes at most `limit` elements of collections that no key refers to any more; returns their number.
+/// Removes at most `limit` elements, and chunks, of ids that no key refers to any more; returns their number.
 pub(super) fn sweep(txn: &mut Txn<'_>, limit: usize) -> Result<usize, EngineError> {
     let mut swept = 0;
     // Each mark is looked for after the one before, so that the removed ones are iterated over once.

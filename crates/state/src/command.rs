@@ -12,7 +12,7 @@ use super::engines::EngineError;
 use super::machine;
 use super::transaction;
 use super::txn::Txn;
-use super::value::{Kind, Value};
+use super::value::Value;
 use helios_proto::Error;
 
 /// Longest decimal text of an i64: a sign and 19 digits.
@@ -123,7 +123,7 @@ fn register_member(txn: &mut Txn<'_>, op: &RegisterMember) -> Outcome {
 
 pub(super) fn require_string(value: Option<&Value>) -> Result<(), Failure> {
     match value {
-        Some(value) if value.kind != Kind::String => Err(wrong_type()),
+        Some(value) if !value.kind.is_string() => Err(wrong_type()),
         _ => Ok(()),
     }
 }

@@ -45,6 +45,10 @@ pub enum StateError {
     )]
     NotConverted { from: EngineKind, to: EngineKind, reason: String },
 
+    /// See [`super::Store::before_chunks`].
+    #[error("cannot record that builds from before log format 8 must not open this disk: {0}")]
+    NotMarked(String),
+
     #[error("the embedded state machine failed: {0}")]
     Machine(String),
 
@@ -92,6 +96,7 @@ impl StateError {
             | Self::BadSnapshot { .. }
             | Self::StaleSnapshot { .. }
             | Self::NotConverted { .. }
+            | Self::NotMarked(_)
             | Self::Machine(_)
             | Self::Stopped(_) => false,
         }
@@ -108,6 +113,7 @@ impl From<StateError> for Error {
             | StateError::NoRoom { .. }
             | StateError::InUse(_)
             | StateError::NotConverted { .. }
+            | StateError::NotMarked(_)
             | StateError::Machine(_)
             | StateError::Stopped(_) => ErrorCode::StorageUnavailable,
         };

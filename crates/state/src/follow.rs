@@ -90,7 +90,7 @@ impl Elements {
         let headers: BTreeMap<&[u8], &Bytes> = changed
             .slots
             .iter()
-            .filter_map(|(key, slot)| Some((value::encoded_collection_id(slot.as_ref()?)?, key)))
+            .filter_map(|(key, slot)| Some((value::encoded_elements_id(slot.as_ref()?)?, key)))
             .collect();
         let mut elements = Self::default();
         if headers.is_empty() {
@@ -117,7 +117,7 @@ impl Elements {
 
     fn add_renamed(&mut self, id: &[u8], key: &Bytes, before: &View<'_>) -> Result<(), EngineError> {
         let held = before.get(key)?;
-        if held.as_deref().and_then(value::encoded_collection_id) == Some(id) {
+        if held.as_deref().and_then(value::encoded_elements_id) == Some(id) {
             return Ok(());
         }
         let start = value::element_prefix(id);
@@ -168,7 +168,7 @@ impl Effects {
         }
         let mut ids = BTreeSet::new();
         for (raw, slot) in changed.slots.iter().filter(|(raw, _)| selection.contains_raw(raw)) {
-            ids.extend(slot.as_deref().and_then(value::encoded_collection_id));
+            ids.extend(slot.as_deref().and_then(value::encoded_elements_id));
             self.records.insert(raw.clone(), slot.clone());
         }
         let is_selected = |raw: &Bytes| value::element_id(raw).is_some_and(|id| ids.contains(id));
@@ -183,7 +183,7 @@ impl Effects {
         let ids: BTreeSet<Vec<u8>> = self
             .records
             .values()
-            .filter_map(|slot| value::encoded_collection_id(slot.as_ref()?).map(<[u8]>::to_vec))
+            .filter_map(|slot| value::encoded_elements_id(slot.as_ref()?).map(<[u8]>::to_vec))
             .collect();
         self.records.retain(|raw, _| value::element_id(raw).is_none_or(|id| ids.contains(id)));
     }
@@ -313,7 +313,7 @@ fn fill(
             if !filling.add(&raw, &data) {
                 return Ok(Some(Cursor { key: raw, element: None }));
             }
-            let Some(id) = value::encoded_collection_id(&data) else { continue };
+            let Some(id) = value::encoded_elements_id(&data) else { continue };
             // A collection that replaced the one of the cursor is sent from its first element on.
             let after =
                 cursor.element.take().filter(|last| raw == cursor.key && value::element_id(last) == Some(id));

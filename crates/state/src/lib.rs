@@ -10,6 +10,7 @@
 mod batch;
 mod budget;
 mod checkpoint;
+mod chunks;
 mod collection;
 mod command;
 pub mod commands;
@@ -51,7 +52,7 @@ mod writes;
 mod tests;
 
 pub use batch::Batch;
-pub use budget::{AnswerBudget, ENTRY_BUDGET, FIRST_BUDGET, Limits};
+pub use budget::{AnswerBudget, CHUNKS, ENTRY_BUDGET, FEWEST_VISITS, FIRST_BUDGET, Limits};
 pub use budget::{MAX_ENTRY_BYTES, MAX_ENTRY_ELEMENTS, MAX_READ_BYTES, MAX_READ_ELEMENTS};
 pub use dedup::MAX_CLIENTS as MAX_REQUEST_CLIENTS;
 pub use dedup::SLOTS;
@@ -70,7 +71,7 @@ pub use sizes::{MAX_KEY_BYTES, check as check_sizes};
 pub use snapshot::SnapshotMeta;
 pub use snapshot_digest::{Records, SnapshotSummary, snapshot_digest};
 pub use snapshot_set::snapshot_files;
-pub use store::{Scanned, Store, StoreOptions};
+pub use store::{BeforeChunks, Scanned, Store, StoreOptions};
 pub use transaction::MAX_ANSWER_BYTES as MAX_TRANSACTION_ANSWER_BYTES;
 pub use transaction::writes;
 pub use trial::Trial;

@@ -10,6 +10,8 @@ use super::Applied;
 use super::value::META_KEY;
 
 const FORMAT: u8 = 1;
+/// The same content, of a state that may have strings in chunks: builds that do not know them refuse it.
+const FORMAT_WITH_CHUNKS: u8 = 2;
 const FIXED_BYTES: usize = 1 + 5 * 8 + 4;
 const CRC_BYTES: usize = 4;
 
@@ -22,6 +24,8 @@ pub(super) struct Meta {
     /// Number of keys, including expired ones that are not purged yet.
     pub key_count: u64,
     pub membership: Arc<Membership>,
+    /// Whether an entry has written a string in chunks; never unset.
+    pub has_chunks: bool,
 }
 
 /// A digest of all raw pairs, independent of their order: the sum of their CRC32Cs. It detects an engine that
@@ -61,10 +65,10 @@ impl Record {
     }
 
     pub fn encode(&self) -> Bytes {
-        let Meta { applied, clock_ms, key_count, membership } = &self.meta;
+        let Meta { applied, clock_ms, key_count, membership, has_chunks } = &self.meta;
         let membership = membership.encode_to_vec();
         let mut raw = Vec::with_capacity(FIXED_BYTES + membership.len() + CRC_BYTES);
-        raw.put_u8(FORMAT);
+        raw.put_u8(if *has_chunks { FORMAT_WITH_CHUNKS } else { FORMAT });
         raw.put_u64(applied.index);
         raw.put_u64(applied.term);
         raw.put_u64(*clock_ms);
@@ -86,9 +90,11 @@ impl Record {
         if crc32c::crc32c(body) != crc.get_u32() {
             return Err("its record has a wrong checksum");
         }
-        if body.get_u8() != FORMAT {
-            return Err("its record has a format that this version does not know");
-        }
+        let has_chunks = match body.get_u8() {
+            FORMAT => false,
+            FORMAT_WITH_CHUNKS => true,
+            _ => return Err("its record has a format that this version does not know"),
+        };
         let applied = Applied { index: body.get_u64(), term: body.get_u64() };
         let clock_ms = body.get_u64();
         let key_count = body.get_u64();
@@ -97,7 +103,7 @@ impl Record {
             return Err("its record has a wrong length");
         }
         let membership = Membership::decode(body).map_err(|_| "its membership cannot be decoded")?;
-        let meta = Meta { applied, clock_ms, key_count, membership: Arc::new(membership) };
+        let meta = Meta { applied, clock_ms, key_count, membership: Arc::new(membership), has_chunks };
         Ok(Self { meta, digest })
     }
 }
@@ -114,15 +120,18 @@ mod tests {
             clock_ms: 77,
             key_count: 4,
             membership: Arc::new(membership),
+            has_chunks: false,
         };
-        let record = Record { meta, digest: Digest(5) };
-        let raw = record.encode();
-        assert_eq!(Record::decode(&raw), Ok(record));
-        for position in 0..raw.len() {
-            let mut damaged = raw.to_vec();
-            damaged[position] ^= 4;
-            assert!(Record::decode(&damaged).is_err(), "byte {position}");
-            assert!(Record::decode(&raw[..position]).is_err(), "{position} bytes");
+        for has_chunks in [false, true] {
+            let record = Record { meta: Meta { has_chunks, ..meta.clone() }, digest: Digest(5) };
+            let raw = record.encode();
+            assert_eq!(Record::decode(&raw), Ok(record));
+            for position in 0..raw.len() {
+                let mut damaged = raw.to_vec();
+                damaged[position] ^= 4;
+                assert!(Record::decode(&damaged).is_err(), "byte {position}");
+                assert!(Record::decode(&raw[..position]).is_err(), "{position} bytes");
+            }
         }
     }
 

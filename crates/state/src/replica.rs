@@ -126,7 +126,7 @@ impl<'a> Step<'a> {
         // A renamed collection keeps its elements.
         let kept: BTreeSet<Bytes> = records
             .iter()
-            .filter_map(|(_, slot)| value::encoded_collection_id(slot.as_ref()?))
+            .filter_map(|(_, slot)| value::encoded_elements_id(slot.as_ref()?))
             .map(Bytes::copy_from_slice)
             .collect();
         for (raw, slot) in records {
@@ -158,7 +158,7 @@ impl<'a> Step<'a> {
                 self.put(value::expiry_key(at_ms, &key), Some(Bytes::new()))?;
             }
         }
-        let id = old.as_ref().and_then(Value::collection_id);
+        let id = old.as_ref().and_then(Value::elements_id);
         if let Some(id) = id.filter(|id| !kept.contains(*id)) {
             self.remove_elements(id)?;
         }

@@ -33,6 +33,9 @@ impl Store {
         if index < applied {
             return Err(StateError::StaleSnapshot { snapshot: index, applied });
         }
+        if source.record().meta.has_chunks {
+            self.mark_chunks()?;
+        }
         let (next, backend) = self.next_generation(&image)?;
         let record = source.load(&self.inner.disk, snapshot, &backend)?;
 

@@ -110,7 +110,7 @@ fn check_dump(payload: &Bytes) -> Result<(), Error> {
     let width = match Kind::of(rest[3]) {
         Kind::Hash | Kind::SortedSet => 2,
         Kind::Set => 1,
-        Kind::String | Kind::List | Kind::Other(_) => return Ok(()),
+        Kind::String | Kind::Chunked | Kind::List | Kind::Other(_) => return Ok(()),
     };
     rest.advance(4);
     // A checksum of 4 bytes follows the last part and ends the loop.

@@ -9,6 +9,7 @@ use helios_proto::v1::reply::Kind as Answer;
 use helios_proto::v1::{Call, Membership, Transaction};
 
 use super::budget::Limits;
+use super::chunks;
 use super::command::Failure;
 use super::commands;
 use super::engines::{Backend, EngineError, EngineKind};
@@ -51,6 +52,9 @@ impl Default for StoreOptions {
     }
 }
 
+/// See [`Store::before_chunks`].
+pub type BeforeChunks = Box<dyn Fn() -> Result<(), String> + Send + Sync>;
+
 /// Maximum number of records that one call of [`Store::scan`] visits.
 const SCAN_RECORDS: usize = 16_384;
 /// Bytes after which one call of [`Store::scan`] stops.
@@ -85,6 +89,8 @@ pub(super) struct Inner {
     pub rebuilds: AtomicU64,
     /// State machine supplied by the embedding application.
     pub machine: OnceLock<Arc<dyn Driven>>,
+    /// See [`Store::before_chunks`].
+    before_chunks: OnceLock<BeforeChunks>,
     pub history: History,
     pub records_events: AtomicBool,
     pub records_elements: AtomicBool,
@@ -168,6 +174,7 @@ impl Store {
             dir,
             rebuilds: AtomicU64::new(rebuilds),
             machine: OnceLock::new(),
+            before_chunks: OnceLock::new(),
             history,
             records_events: AtomicBool::new(false),
             records_elements: AtomicBool::new(false),
@@ -192,6 +199,18 @@ impl Store {
         self.inner.records_events.store(wanted, Ordering::Relaxed);
     }
 
+    /// Calls `mark` before the log or the state has what builds from before log format 8 cannot read, possibly more than
+    /// once: it records durably that they must not open this disk.
+    pub fn before_chunks(&self, mark: BeforeChunks) {
+        drop(self.inner.before_chunks.set(mark));
+    }
+
+    /// Calls the function of [`Store::before_chunks`], if there is one.
+    pub fn mark_chunks(&self) -> Result<(), StateError> {
+        let mark = self.inner.before_chunks.get();
+        mark.map_or(Ok(()), |mark| mark().map_err(StateError::NotMarked))
+    }
+
     /// Returns a receiver of the last revision that changed a key.
     pub fn watch_changes(&self) -> tokio::sync::watch::Receiver<u64> {
         self.inner.history.subscribe()
@@ -202,15 +221,25 @@ impl Store {
         self.inner.history.through()
     }
 
-    /// Returns the value of `key`; `None` if its expiry is at or before the log's clock or `wall_ms`.
+    /// Returns the value of `key`, a string whole; `None` if its expiry is at or before the log's clock or `wall_ms`.
     pub fn get(&self, key: &[u8], wall_ms: u64) -> Result<Option<Value>, StateError> {
         self.check()?;
         let state = self.inner.state();
         let raw_key = value::data_key(key);
-        let found =
-            state.view().get(&raw_key).and_then(|raw| raw.map(|raw| decode(&raw_key, raw)).transpose());
-        let found = found.map_err(|error| self.fail(error))?;
-        Ok(found.filter(|value| !value.is_expired(state.meta.clock_ms.max(wall_ms))))
+        let view = state.view();
+        let found = view.get(&raw_key).and_then(|raw| raw.map(|raw| decode(&raw_key, raw)).transpose());
+        let live =
+            found.map(|found| found.filter(|value| !value.is_expired(state.meta.clock_ms.max(wall_ms))));
+        let whole = live.and_then(|live| live.map(|value| chunks::whole_of(&view, value)).transpose());
+        whole.map_err(|error| self.fail(error))
+    }
+
+    /// Returns the revision of `key`; 0 if [`Store::get`] finds none.
+    pub fn revision(&self, key: &[u8], wall_ms: u64) -> Result<u64, StateError> {
+        self.check()?;
+        let state = self.inner.state();
+        let revision = state.query_txn(wall_ms, Limits::DEFAULT_READ).revision_now(key);
+        revision.map_err(|error| self.fail(error))
     }
 
     /// Returns the type of each of `keys`, all at one applied index. Fails with `BUDGET_EXCEEDED` beyond
@@ -219,7 +248,7 @@ impl Store {
         self.check()?;
         let state = self.inner.state();
         let mut txn = state.query_txn(wall_ms, limits);
-        let kinds = keys.iter().map(|key| Ok(txn.load(key)?.map(|value| value.kind)));
+        let kinds = keys.iter().map(|key| Ok(txn.load(key)?.map(|value| value.kind.as_seen())));
         kinds.collect::<Result<_, Failure>>().map_err(|failure| self.error_of(failure))
     }
 
@@ -249,7 +278,7 @@ impl Store {
         transaction::read(&mut txn, transaction).map_err(|failure| self.error_of(failure))
     }
 
-    /// Returns the live keys in order from `start` (inclusive) to `end` (exclusive), at one applied index: at
+    /// Returns the live keys in order from `start` (inclusive) to `end` (exclusive), at one applied index, strings whole: at
     /// most `limit`, and fewer if values are large or many keys have expired.
     pub fn scan(
         &self,
@@ -264,7 +293,8 @@ impl Store {
         let now_ms = state.meta.clock_ms.max(wall_ms);
         let mut scanned = Scanned::default();
         let (mut visited, mut bytes) = (0, 0);
-        for pair in state.view().range(&value::data_key(start), Some(&raw_end)) {
+        let view = state.view();
+        for pair in view.range(&value::data_key(start), Some(&raw_end)) {
             let pair = pair.and_then(|(key, raw)| Ok((value::user_key(&key), decode(&key, raw)?)));
             let (key, value) = pair.map_err(|error| self.fail(error))?;
             if scanned.pairs.len() >= limit || visited >= SCAN_RECORDS || bytes >= SCAN_BYTES {
@@ -272,10 +302,13 @@ impl Store {
                 break;
             }
             visited += 1;
-            bytes += key.len() + value.data.len();
-            if !value.is_expired(now_ms) {
-                scanned.pairs.push((key, value));
+            if value.is_expired(now_ms) {
+                bytes += key.len() + value.data.len();
+                continue;
             }
+            let value = chunks::whole_of(&view, value).map_err(|error| self.fail(error))?;
+            bytes += key.len() + value.data.len();
+            scanned.pairs.push((key, value));
         }
         Ok(scanned)
     }

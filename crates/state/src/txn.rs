@@ -8,7 +8,10 @@ use helios_proto::v1::reply::Kind as Answer;
 use helios_proto::v1::{Command, Membership, Reply};
 
 use super::Applied;
-use super::budget::{Budget, FEWEST_VISITS, Halt, ITEM_BYTES, Limits, OverBudget, RECORD_BYTES};
+use super::budget::{
+    Budget, CHUNKS, ENTRY_BUDGET, FEWEST_VISITS, Halt, ITEM_BYTES, Limits, OverBudget, RECORD_BYTES,
+};
+use super::chunks::{self, PLAIN_BYTES};
 use super::engines::{EngineError, Pair};
 use super::events::{Event, Fate, Notes};
 use super::machine::Driven;
@@ -26,7 +29,7 @@ pub(super) struct Txn<'a> {
     index: u64,
     machine: Option<&'a dyn Driven>,
     lookups: Lookups,
-    /// Number of collections created so far.
+    /// Number of ids made so far.
     collections: u32,
     /// Seed of the next random number.
     seed: u64,
@@ -35,8 +38,8 @@ pub(super) struct Txn<'a> {
     /// Revision of each key that was loaded, as it was before this transaction; recorded for a trial only.
     seen: Option<BTreeMap<Bytes, u64>>,
     budget: Budget,
-    /// See [`Txn::visits_fewest`].
-    visits_fewest: bool,
+    /// Version of the entry's budget. A read has that of this build.
+    version: u32,
 }
 
 /// A suspended transaction, between two commands of a [`Trial`](super::Trial).
@@ -118,7 +121,7 @@ impl<'a> Txn<'a> {
             notes,
             seen,
             budget: Budget::new(limits),
-            visits_fewest: true,
+            version: ENTRY_BUDGET,
         }
     }
 
@@ -150,15 +153,26 @@ impl<'a> Txn<'a> {
         Self { machine, ..self }
     }
 
-    /// Selects the records that commands visit by the version of the entry's budget.
+    /// Selects the records that commands visit and write by the version of the entry's budget.
     pub fn with_budget_version(self, version: u32) -> Self {
-        Self { visits_fewest: version >= FEWEST_VISITS, ..self }
+        Self { version, ..self }
     }
 
     /// Whether commands visit the fewest records that their answer needs, from either end of a range. In entries with an
     /// earlier budget they visit, and are charged for, what builds before log format 7 visit.
     pub fn visits_fewest(&self) -> bool {
-        self.visits_fewest
+        self.version >= FEWEST_VISITS
+    }
+
+    /// Whether long strings are written in chunks. Entries with an earlier budget write each string as one record, also in
+    /// place of one in chunks.
+    pub fn writes_chunks(&self) -> bool {
+        self.version >= CHUNKS
+    }
+
+    /// Records that the state may have strings in chunks.
+    pub fn note_chunks(&mut self) {
+        self.changes.meta.has_chunks = true;
     }
 
     pub fn with_events(self, wanted: bool) -> Self {
@@ -211,7 +225,8 @@ impl<'a> Txn<'a> {
         self.charge(count, count.saturating_mul(ITEM_BYTES).saturating_add(bytes))
     }
 
-    /// Returns the value of `key`; `None` if it is missing or expired. An expired key is removed.
+    /// Returns the value of `key`; `None` if it is missing or expired. An expired key is removed. A string in chunks is
+    /// not read, see [`chunks::whole`].
     pub fn load(&mut self, key: &[u8]) -> Result<Option<Value>, Halt> {
         let raw_key = value::data_key(key);
         let value = self.now(&raw_key)?.map(|raw| decode(&raw_key, raw)).transpose()?;
@@ -241,8 +256,11 @@ impl<'a> Txn<'a> {
     /// Writes a string to `key` in place of `old`, the result of the preceding [`Txn::load`]. If the expiry
     /// has passed, the key is removed.
     pub fn store(&mut self, key: &[u8], old: Option<&Value>, data: Bytes, expire_at_ms: Option<u64>) {
-        let new = Value { kind: Kind::String, data, revision: self.index, expire_at_ms };
-        self.replace(key, old, new);
+        let is_gone = expire_at_ms.is_some_and(|at_ms| at_ms <= self.clock_ms());
+        let in_chunks = self.writes_chunks() && data.len() > PLAIN_BYTES && !is_gone;
+        let (kind, data) =
+            if in_chunks { (Kind::Chunked, chunks::write(self, old, &data)) } else { (Kind::String, data) };
+        self.replace(key, old, Value { kind, data, revision: self.index, expire_at_ms });
     }
 
     /// Writes `old` with another expiry.
@@ -252,8 +270,7 @@ impl<'a> Txn<'a> {
         self.replace(key, Some(old), new);
     }
 
-    /// Writes `new` with the revision it has. The elements of `old` become garbage unless `new` is the same
-    /// collection.
+    /// Writes `new` with the revision it has. The elements of `old` become garbage unless `new` has the same id.
     pub fn replace(&mut self, key: &[u8], old: Option<&Value>, new: Value) {
         if new.is_expired(self.clock_ms()) {
             if let Some(old) = old {
@@ -270,7 +287,7 @@ impl<'a> Txn<'a> {
                 self.changes.earliest_expiry_ms = Some(earliest_ms.min(at_ms));
             }
         }
-        if let Some(old) = old.filter(|old| old.collection_id() != new.collection_id()) {
+        if let Some(old) = old.filter(|old| old.elements_id() != new.elements_id()) {
             self.discard(old);
         }
         self.put_raw(value::data_key(key), Some(new.encode()));
@@ -280,20 +297,19 @@ impl<'a> Txn<'a> {
         }
     }
 
-    /// Removes `key`, whose value is `old`; the elements of a collection become garbage, removed in bounded
-    /// steps.
+    /// Removes `key`, whose value is `old`; its elements or chunks become garbage, removed in bounded steps.
     pub fn remove(&mut self, key: &[u8], old: &Value) {
         self.discard(old);
         self.erase(key, old);
     }
 
     fn discard(&mut self, old: &Value) {
-        if let Some(id) = old.collection_id() {
+        if let Some(id) = old.elements_id() {
             self.put_raw(value::garbage_key(id), Some(Bytes::new()));
         }
     }
 
-    /// Removes `key`, whose value is `old`, but not the elements of a collection.
+    /// Removes `key`, whose value is `old`, but not its elements or chunks.
     pub fn erase(&mut self, key: &[u8], old: &Value) {
         self.unlink(key, old, Fate::Removed);
     }
@@ -345,6 +361,11 @@ impl<'a> Txn<'a> {
     /// is not kept.
     pub fn revision_of(&mut self, key: &[u8]) -> Result<u64, Halt> {
         self.charge(1, key.len() as u64)?;
+        Ok(self.revision_now(key)?)
+    }
+
+    /// Like [`Txn::revision_of`], without a charge.
+    pub fn revision_now(&self, key: &[u8]) -> Result<u64, EngineError> {
         let raw_key = value::data_key(key);
         let value = self.with_changes().get(&raw_key)?.map(|raw| decode(&raw_key, raw)).transpose()?;
         let value = value.filter(|value| !value.is_expired(self.clock_ms()));
@@ -389,11 +410,11 @@ impl<'a> Txn<'a> {
         })
     }
 
-    fn with_changes(&self) -> View<'_> {
+    pub fn with_changes(&self) -> View<'_> {
         View { top: Some(&self.changes.writes), ..self.view }
     }
 
-    /// Returns the id of the next collection that this entry creates.
+    /// Returns the next id for a collection, or a string in chunks, that this entry creates.
     pub fn new_id(&mut self) -> Bytes {
         let mut id = Vec::with_capacity(value::ID_BYTES);
         id.put_u64(self.index);

@@ -3,12 +3,13 @@
 //! The first byte of a raw key is its namespace: `d` + key holds the value, `e` + expiry (u64, big-endian
 //! ms) + key is the expiry index, `m` holds the store's own record, `r` is the prefix of the records of
 //! requests (see `dedup`) and of the embedding application's state machine (see `machine`), `s` +
-//! collection id + element holds an element of a hash, set, list or sorted set, and `g` + id marks a
-//! collection that no key refers to any more (see `collection`).
+//! collection id + element holds an element of a hash, set, list or sorted set, or a chunk of a string (see
+//! `chunks`), and `g` + id marks an id that no key refers to any more (see `collection`).
 
 use bytes::{Buf, BufMut, Bytes};
 use helios_proto::v1::ErrorCode;
 
+use super::chunks;
 use helios_proto::Error;
 
 pub(super) const META_KEY: &[u8] = b"m";
@@ -21,7 +22,7 @@ const ELEMENT: u8 = b's';
 const FORMAT: u8 = 1;
 const FLAG_EXPIRES: u8 = 1;
 const FIXED_BYTES: usize = 3 + 8;
-/// Length of a collection id: log index of the entry that created it (u64), number within that entry (u32).
+/// Length of the id of a collection or of a string in chunks: log index of the entry that created it (u64), number within that entry (u32).
 pub(super) const ID_BYTES: usize = 12;
 
 /// The value of a key.
@@ -42,6 +43,8 @@ pub enum Kind {
     Set,
     List,
     SortedSet,
+    /// A string in chunks: the data is its header (`chunks`). `Store` returns such a string whole, as [`Kind::String`].
+    Chunked,
     /// A type that this version does not know.
     Other(u8),
 }
@@ -50,12 +53,30 @@ impl Kind {
     /// Returns the name that `TYPE` answers.
     pub fn name(self) -> &'static str {
         match self {
-            Self::String => "string",
+            Self::String | Self::Chunked => "string",
             Self::Hash => "hash",
             Self::Set => "set",
             Self::List => "list",
             Self::SortedSet => "zset",
             Self::Other(_) => "unknown",
+        }
+    }
+
+    /// Returns the kind that users see.
+    pub(super) fn as_seen(self) -> Self {
+        if self == Self::Chunked { Self::String } else { self }
+    }
+
+    /// Whether users see a string.
+    pub(super) fn is_string(self) -> bool {
+        matches!(self, Self::String | Self::Chunked)
+    }
+
+    /// Whether the data is a header that begins with the id of elements.
+    fn has_elements(self) -> bool {
+        match self {
+            Self::Hash | Self::Set | Self::List | Self::SortedSet | Self::Chunked => true,
+            Self::String | Self::Other(_) => false,
         }
     }
 
@@ -67,11 +88,12 @@ impl Kind {
             Self::Set => 3,
             Self::List => 4,
             Self::SortedSet => 5,
+            Self::Chunked => 6,
         }
     }
 
     pub(super) fn of(code: u8) -> Self {
-        let known = [Self::String, Self::Hash, Self::Set, Self::List, Self::SortedSet];
+        let known = [Self::String, Self::Hash, Self::Set, Self::List, Self::SortedSet, Self::Chunked];
         known.into_iter().find(|kind| kind.code() == code).unwrap_or(Self::Other(code))
     }
 }
@@ -93,12 +115,9 @@ impl Value {
         self.expire_at_ms.is_some_and(|at_ms| at_ms <= clock_ms)
     }
 
-    /// Returns the id of the collection whose header this value is; `None` for a string.
-    pub(super) fn collection_id(&self) -> Option<&[u8]> {
-        match self.kind {
-            Kind::Hash | Kind::Set | Kind::List | Kind::SortedSet => self.data.get(..ID_BYTES),
-            Kind::String | Kind::Other(_) => None,
-        }
+    /// Returns the id of the elements, or chunks, whose header this value is; `None` for a value in one record.
+    pub(super) fn elements_id(&self) -> Option<&[u8]> {
+        self.data.get(..ID_BYTES).filter(|_| self.kind.has_elements())
     }
 
     pub(super) fn encode(&self) -> Bytes {
@@ -128,7 +147,8 @@ impl Value {
             FLAG_EXPIRES => Some(raw.try_get_u64().ok()?),
             _ => return None,
         };
-        Some(Self { kind, data: raw, revision, expire_at_ms })
+        let is_damaged = kind == Kind::Chunked && raw.len() != chunks::HEADER_BYTES;
+        (!is_damaged).then_some(Self { kind, data: raw, revision, expire_at_ms })
     }
 }
 
@@ -139,15 +159,19 @@ pub(super) fn data_key(key: &[u8]) -> Bytes {
     raw.into()
 }
 
-/// Returns the id of the collection whose header is the encoded value `raw`; `None` for another type.
-pub(super) fn encoded_collection_id(raw: &[u8]) -> Option<&[u8]> {
+/// Returns [`Value::elements_id`] of the encoded value `raw`.
+pub(super) fn encoded_elements_id(raw: &[u8]) -> Option<&[u8]> {
     let (&kind, &flags) = (raw.get(1)?, raw.get(2)?);
-    let is_collection = matches!(Kind::of(kind), Kind::Hash | Kind::Set | Kind::List | Kind::SortedSet);
     let data = FIXED_BYTES + if flags == FLAG_EXPIRES { 8 } else { 0 };
-    raw.get(data..data + ID_BYTES).filter(|_| is_collection)
+    raw.get(data..data + ID_BYTES).filter(|_| Kind::of(kind).has_elements())
 }
 
-/// Returns the id of the collection that an element's raw key is of; `None` for a key of another namespace.
+/// Whether the encoded value `raw` is a string in chunks.
+pub(super) fn is_in_chunks(raw: &[u8]) -> bool {
+    raw.get(1) == Some(&Kind::Chunked.code())
+}
+
+/// Returns the id that an element's raw key is of; `None` for a key of another namespace.
 pub(super) fn element_id(raw: &[u8]) -> Option<&[u8]> {
     raw.strip_prefix(&[ELEMENT]).and_then(|rest| rest.get(..ID_BYTES))
 }

@@ -1,15 +1,18 @@
 //! The history of the last changes, for watchers of keys. All watchers share one bounded history: a watcher
 //! that falls behind it gets [`Lost`] and must read the keys again.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use bytes::Bytes;
 use tokio::sync::watch;
 
+use super::chunks::Chunks;
+use super::error::StateError;
 use super::events::Event;
 use super::follow::Elements;
-use super::value::{self, Value};
+use super::store::Store;
+use super::value::{self, Kind, Value};
 use super::writes::{Slot, Writes};
 
 const MAX_ENTRIES: usize = 65_536;
@@ -27,6 +30,8 @@ pub struct Changed {
     /// Whether all keys were removed before the other changes.
     pub flushed: bool,
     pub(super) slots: Vec<(Bytes, Slot)>,
+    /// Chunks of the strings that the entry wrote as a whole, by raw key.
+    chunks: BTreeMap<Bytes, Vec<Bytes>>,
     /// Elements, for followers; empty unless they are recorded.
     pub(super) elements: Elements,
     /// Keyspace events; empty unless they are recorded.
@@ -43,10 +48,18 @@ impl Changed {
             .collect();
         let cost =
             |(key, slot): &(Bytes, Slot)| CHANGE_BYTES + key.len() + slot.as_ref().map_or(0, Bytes::len);
+        let mut chunks = BTreeMap::new();
+        for (key, raw) in slots.iter().filter_map(|(key, slot)| Some((key, slot.as_ref()?))) {
+            let header = Some(raw).filter(|raw| value::is_in_chunks(raw)).cloned().and_then(Value::decode);
+            if let Some(all) = header.as_ref().and_then(Chunks::of).and_then(|header| header.all_in(writes)) {
+                chunks.insert(key.clone(), all);
+            }
+        }
+        let chunk_bytes: usize = chunks.values().flatten().map(|chunk| CHANGE_BYTES + chunk.len()).sum();
         let elements = Elements::default();
         let event_bytes: usize = events.iter().map(|event| CHANGE_BYTES + event.key.len()).sum();
-        let bytes = CHANGE_BYTES + slots.iter().map(cost).sum::<usize>() + event_bytes;
-        Self { revision, flushed: writes.is_cleared(), slots, elements, events, bytes }
+        let bytes = CHANGE_BYTES + slots.iter().map(cost).sum::<usize>() + chunk_bytes + event_bytes;
+        Self { revision, flushed: writes.is_cleared(), slots, chunks, elements, events, bytes }
     }
 
     /// Adds the elements for followers.
@@ -62,6 +75,7 @@ impl Changed {
             revision,
             flushed: false,
             slots: Vec::new(),
+            chunks: BTreeMap::new(),
             elements: Elements::default(),
             events: Vec::new(),
             bytes: CHANGE_BYTES,
@@ -72,9 +86,31 @@ impl Changed {
         self.slots.is_empty() && !self.flushed
     }
 
-    /// Returns the changed keys in order, each with its new value, or `None` if it was removed.
+    /// Returns the changed keys in order, each with its new value, or `None` if it was removed. Of a string in chunks it is
+    /// the header, see [`Store::value_of_change`].
     pub fn keys(&self) -> impl Iterator<Item = (Bytes, Option<Value>)> {
         self.slots.iter().map(|(key, slot)| (value::user_key(key), slot.clone().and_then(Value::decode)))
+    }
+}
+
+impl Store {
+    /// Returns a value of [`Changed::keys`] as users see it. `None`: the entry changed a part of a long string, and a later
+    /// entry, which the history has or will have, changed the key again.
+    pub fn value_of_change(
+        &self,
+        changed: &Changed,
+        key: &Bytes,
+        value: Value,
+    ) -> Result<Option<Value>, StateError> {
+        if value.kind != Kind::Chunked {
+            return Ok(Some(value));
+        }
+        if let Some(chunks) = changed.chunks.get(&value::data_key(key)) {
+            return Ok(Some(Value { kind: Kind::String, data: chunks.concat().into(), ..value }));
+        }
+        // If the key has expired, its removal is the later change.
+        let now = self.get(key, 0)?;
+        Ok(now.filter(|now| now.revision == value.revision))
     }
 }
 
@@ -229,7 +265,6 @@ impl Kept {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::Kind;
 
     fn changed(revision: u64, key: &'static str, bytes: usize) -> Changed {
         let value =

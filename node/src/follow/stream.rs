@@ -25,8 +25,8 @@ use crate::node::ActiveMember;
 use crate::peer::blocking;
 use crate::state::Cursor;
 
-/// Format of the records; another one if the encoding of a raw key or value changes.
-const FORMAT: u32 = 1;
+/// Format of the records; another one if the encoding of a raw key or value changes. 2: strings in chunks.
+const FORMAT: u32 = 2;
 /// Size of a part of a snapshot, bytes.
 const PART_BYTES: usize = 256 << 10;
 /// Time after which a follower is sent an index up to which there are no changes: its readers may wait for it.

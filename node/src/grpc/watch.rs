@@ -12,7 +12,7 @@ use tokio::sync::{OwnedSemaphorePermit, watch};
 use tokio::time::{Instant, sleep_until};
 use tonic::Status;
 
-use crate::state::{Changed, Lost, Store};
+use crate::state::{Changed, Lost, Store, Value};
 
 /// Interval at which an idle watch reports its revision.
 const PROGRESS: Duration = Duration::from_secs(10);
@@ -92,20 +92,26 @@ impl Watcher {
     }
 
     fn events_of(&self, entry: &Arc<Changed>) -> Vec<Event> {
-        let flushed = entry.flushed.then(|| Event { kind: Kind::DeleteAll.into(), entry: None });
+        let flushed = entry.flushed.then(|| Event { kind: Kind::DeleteAll.into(), ..Event::default() });
         let changed = entry.keys().filter(|(key, _)| self.is_watched(key)).map(|(key, value)| match value {
-            Some(value) => {
-                let expire_at_ms = value.expire_at_ms;
-                let data = if value.kind == crate::state::Kind::String { value.data } else { Bytes::new() };
-                let entry = Entry { key, value: data, revision: value.revision, expire_at_ms };
-                Event { kind: Kind::Put.into(), entry: Some(entry) }
-            }
+            Some(value) => self.put_of(entry, key, value),
             None => {
                 let entry = Entry { key, revision: entry.revision, ..Entry::default() };
-                Event { kind: Kind::Delete.into(), entry: Some(entry) }
+                Event { kind: Kind::Delete.into(), entry: Some(entry), value_omitted: false }
             }
         });
         flushed.into_iter().chain(changed).collect()
+    }
+
+    fn put_of(&self, changed: &Changed, key: Bytes, value: Value) -> Event {
+        let (revision, expire_at_ms) = (value.revision, value.expire_at_ms);
+        // After an error the store has failed, and the process ends.
+        let seen = self.store.value_of_change(changed, &key, value).ok().flatten();
+        let value_omitted = seen.is_none();
+        let string = seen.filter(|seen| seen.kind == crate::state::Kind::String);
+        let value = string.map(|string| string.data).unwrap_or_default();
+        let entry = Some(Entry { key, value, revision, expire_at_ms });
+        Event { kind: Kind::Put.into(), entry, value_omitted }
     }
 
     fn is_watched(&self, key: &[u8]) -> bool {

@@ -134,7 +134,7 @@ impl Node {
             entry.data_dir.forced_new()?;
             tracing::error!(member = belonging.member_id, "made the only member of its cluster");
         }
-        let belonging = &entry.data_dir.marker().member.clone().unwrap_or_else(|| belonging.clone());
+        let belonging = &entry.data_dir.marker().member.unwrap_or_else(|| belonging.clone());
         self.start_threads(belonging, wal, recovery)
     }
 

@@ -32,6 +32,7 @@ mod limits;
 mod locks;
 mod log_lines;
 mod long_reads;
+mod long_strings;
 mod lots;
 mod membership;
 mod metrics;

@@ -26,6 +26,7 @@ use fixtures::{BASE, HELD_BYTES, newcomer, record, settings};
 struct Turn {
     sent: Vec<Message>,
     log: Vec<u64>,
+    appended: Vec<Entry>,
     resets: Vec<u64>,
     restores: Vec<u64>,
     applied: Vec<Entry>,
@@ -114,8 +115,9 @@ fn turn(core: &mut Core) -> Turn {
     for effect in core.drain(Instant::now()) {
         match effect {
             Effect::Send(messages) => turn.sent.extend(messages),
-            Effect::Log(LogJob::Append { number, reset, .. }) => {
+            Effect::Log(LogJob::Append { number, reset, entries, .. }) => {
                 turn.log.push(number);
+                turn.appended.extend(entries);
                 turn.resets.extend(reset.map(|base| base.index));
             }
             Effect::Apply(ApplyJob::Entries { entries, .. }) => {

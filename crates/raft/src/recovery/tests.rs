@@ -63,7 +63,7 @@ fn start(disk: &SimDisk) -> Outcome<(Recovery, Store, Marker)> {
         recovery.force_new(&mut wal, &store, SURVIVOR, fencing_token)?;
         data_dir.forced_new()?;
     }
-    Ok((recovery, store, data_dir.marker().clone()))
+    Ok((recovery, store, data_dir.marker()))
 }
 
 fn assert_alone(recovery: &Recovery, store: &Store, marker: &Marker) {

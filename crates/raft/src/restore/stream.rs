@@ -8,6 +8,7 @@ use prost_raft::Message as _;
 use raft::eraftpb::Entry;
 
 use crate::change;
+use crate::format;
 use crate::snapshots::SnapshotId;
 use helios_state::SnapshotMeta;
 use helios_storage::wal::LogEntry;
@@ -169,10 +170,10 @@ fn check_payload(index: u64, term: u64, payload: &Bytes) -> Result<(), Error> {
         return Ok(());
     }
     let command = Command::decode(entry.data.as_slice()).map_err(|error| undecodable(&error))?;
-    match command.op {
-        Some(_) => Ok(()),
-        None => Err(undecodable(&"it is of a newer build; upgrade this node")),
+    if format::is_known(&command) {
+        return Ok(());
     }
+    Err(undecodable(&"it is of a newer build; upgrade this node"))
 }
 
 #[cfg(test)]

@@ -30,11 +30,11 @@ impl<D: Database> Connection<D> {
             if self.session.watched.iter().any(|guard| guard.key == key) {
                 continue;
             }
-            let value = self.db.store().get(&key, self.db.now_ms())?;
+            let revision = self.db.store().revision(&key, self.db.now_ms())?;
             // Copied: a slice would keep the chunk that it was read in.
             let key = Bytes::copy_from_slice(&key);
             self.session.watched_bytes += key.len() + size_of::<Guard>();
-            self.session.watched.push(Guard { key, revision: value.map_or(0, |value| value.revision) });
+            self.session.watched.push(Guard { key, revision });
         }
         Ok(Frame::OK)
     }

@@ -8,8 +8,8 @@ use prost::Message as _;
 
 use super::Replica;
 
-/// Format of records that this version knows.
-const FORMAT: u32 = 1;
+/// Newest format of records that this version knows. Format 1 has no strings in chunks.
+const FORMAT: u32 = 2;
 
 /// Why a stream is of no further use.
 #[derive(Debug, thiserror::Error)]
@@ -141,7 +141,7 @@ impl Feed {
 
     fn begin(&mut self, hello: FollowHello, replica: &Replica) -> Result<(), End> {
         let FollowHello { cluster_id, incarnation, member: _, format, continues, prefixes } = hello;
-        if format != FORMAT {
+        if !(1..=FORMAT).contains(&format) {
             return Err(End::Format(format));
         }
         (self.loading, self.awaits_snapshot) = (None, !continues);

@@ -314,8 +314,8 @@ fn state_of_another_history_or_of_other_keys_is_dropped() {
     assert!(matches!(
         cluster
             .feed
-            .receive(Kind::Hello(FollowHello { format: 2, ..FollowHello::default() }), &cluster.replica),
-        Err(End::Format(2))
+            .receive(Kind::Hello(FollowHello { format: 3, ..FollowHello::default() }), &cluster.replica),
+        Err(End::Format(3))
     ));
 }
 

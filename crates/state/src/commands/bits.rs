@@ -1,28 +1,31 @@
 //! Bit commands on strings.
 
+use bytes::Bytes;
 use helios_proto::v1::reply::Kind as Answer;
 
+use super::super::chunks;
 use super::super::command::{Failure, Outcome, invalid};
 use super::super::sizes::Made;
 use super::super::txn::Txn;
+use super::super::value::Value;
 use super::integer;
 use super::spec::{Events, Spec, commands};
-use super::strings::{check_size, clip, load, rewrite};
+use super::strings::{check_size, clip, content, load};
 use super::words::{Words, is, syntax};
 
 pub static COMMANDS: &[Spec] = commands! { String:
     50 "bitcount" -2 ONE [READONLY] "2.6.0" bitcount,
-        "Counts the set bits of a string, or of a range of it.", "O(N), N the bytes of the value";
+        "Counts the set bits of a string, or of a range of it.", "O(N), N the bytes of the range";
     51 "bitop" -4 BITOP [WRITE DENYOOM] "2.6.0" bitop,
         "Combines strings bit by bit, AND, OR, XOR or NOT, into another.",
         "O(N), N the bytes of the longest value"
         { access: ["OW update", "RO access"], made: Made::Second, events: Events::One("set", '$') };
     52 "bitpos" -3 ONE [READONLY] "2.8.7" bitpos,
-        "Returns the position of the first bit that is 0 or 1.", "O(N), N the bytes of the value";
+        "Returns the position of the first bit that is 0 or 1.", "O(N), N the bytes of the range";
     53 "getbit" 3 ONE [READONLY FAST] "2.2.0" getbit,
         "Returns a bit of a string.", "O(1)";
     54 "setbit" 4 ONE [WRITE DENYOOM] "2.2.0" setbit,
-        "Sets a bit of a string; returns its previous value.", "O(N), N the bytes of the value; Redis: O(1)";
+        "Sets a bit of a string; returns its previous value.", "O(1)";
 };
 
 fn offset(words: &mut Words<'_>) -> Result<usize, Failure> {
@@ -41,8 +44,9 @@ fn bit(words: &mut Words<'_>, wrong: &str) -> Result<u8, Failure> {
 
 fn getbit(txn: &mut Txn<'_>, mut words: Words<'_>) -> Outcome {
     let (key, offset) = (words.word()?, offset(&mut words)?);
-    let data = load(txn, key)?.map(|value| value.data).unwrap_or_default();
-    let byte = data.get(offset / 8).copied().unwrap_or(0);
+    let held = load(txn, key)?.filter(|value| offset / 8 < chunks::length_of(value));
+    let Some(value) = held else { return integer(0) };
+    let byte = chunks::part(txn, &value, offset / 8..offset / 8 + 1)?[0];
     integer((byte >> (7 - offset % 8) & 1).into())
 }
 
@@ -51,21 +55,22 @@ fn setbit(txn: &mut Txn<'_>, mut words: Words<'_>) -> Outcome {
     let bit = bit(&mut words, "bit is not an integer or out of range")?;
     let old = load(txn, key)?;
     check_size(offset / 8 + 1)?;
-    let mut data = old.as_ref().map(|old| old.data.to_vec()).unwrap_or_default();
-    data.resize(data.len().max(offset / 8 + 1), 0);
-    let (byte, shift) = (&mut data[offset / 8], 7 - offset % 8);
-    let before = *byte >> shift & 1;
-    *byte = *byte & !(1 << shift) | bit << shift;
-    rewrite(txn, key, old.as_ref(), data.into());
+    let shift = 7 - offset % 8;
+    let set = |bytes: &mut [u8]| {
+        let before = bytes[0] >> shift & 1;
+        bytes[0] = bytes[0] & !(1 << shift) | bit << shift;
+        before
+    };
+    let (_, before) = chunks::edit(txn, key, old.as_ref(), offset / 8..offset / 8 + 1, set)?;
     integer(before.into())
 }
 
-/// Returns the range of bits of `data` for `start end [BYTE | BIT]`.
+/// Returns the range of bits of a string of `length` bytes for `start end [BYTE | BIT]`.
 fn bit_range(
     start: i64,
     end: i64,
     words: &mut Words<'_>,
-    data: &[u8],
+    length: usize,
 ) -> Result<std::ops::Range<usize>, Failure> {
     let in_bits = words.takes("bit");
     if !in_bits {
@@ -73,10 +78,20 @@ fn bit_range(
     }
     words.end()?;
     if in_bits {
-        return Ok(clip(start, end, data.len() * 8));
+        return Ok(clip(start, end, length * 8));
     }
-    let bytes = clip(start, end, data.len());
+    let bytes = clip(start, end, length);
     Ok(bytes.start * 8..bytes.end * 8)
+}
+
+/// Returns the bytes that `bits` of a string touch, and the position of the first of their bits.
+fn touched(txn: &Txn<'_>, value: &Value, bits: &std::ops::Range<usize>) -> Result<(Bytes, usize), Failure> {
+    if bits.is_empty() {
+        return Ok((Bytes::new(), bits.start));
+    }
+    let bytes = bits.start / 8..bits.end.div_ceil(8);
+    let first = bytes.start * 8;
+    Ok((chunks::part(txn, value, bytes)?, first))
 }
 
 fn is_set(data: &[u8], position: usize) -> bool {
@@ -114,10 +129,12 @@ fn bitcount(txn: &mut Txn<'_>, mut words: Words<'_>) -> Outcome {
     let key = words.word()?;
     let range =
         (!words.is_empty()).then(|| Ok::<_, Failure>((words.integer()?, words.integer()?))).transpose()?;
-    let data = load(txn, key)?.map(|value| value.data).unwrap_or_default();
+    let value = load(txn, key)?;
     let (start, end) = range.unwrap_or((0, -1));
-    let bits = bit_range(start, end, &mut words, &data)?;
-    integer(count_ones(&data, bits))
+    let bits = bit_range(start, end, &mut words, value.as_ref().map_or(0, chunks::length_of))?;
+    let Some(value) = value else { return integer(0) };
+    let (data, first) = touched(txn, &value, &bits)?;
+    integer(count_ones(&data, bits.start - first..bits.end - first))
 }
 
 fn bitpos(txn: &mut Txn<'_>, mut words: Words<'_>) -> Outcome {
@@ -125,18 +142,18 @@ fn bitpos(txn: &mut Txn<'_>, mut words: Words<'_>) -> Outcome {
     let wanted = bit(&mut words, "The bit argument must be 1 or 0.")? == 1;
     let start = if words.is_empty() { 0 } else { words.integer()? };
     let end = if words.is_empty() { None } else { Some(words.integer()?) };
-    let value = load(txn, key)?;
-    let Some(data) = value.map(|value| value.data) else {
+    let Some(value) = load(txn, key)? else {
         words = skip_unit(words)?;
         words.end()?;
         return Ok(Answer::Integer(if wanted { -1 } else { 0 }));
     };
-    let mut bits = bit_range(start, end.unwrap_or(-1), &mut words, &data)?;
-    let is_empty = bits.is_empty();
-    match first_bit(&data, &mut bits, wanted) {
-        Some(position) => integer(position),
+    let length = chunks::length_of(&value);
+    let bits = bit_range(start, end.unwrap_or(-1), &mut words, length)?;
+    let (data, first) = touched(txn, &value, &bits)?;
+    match first_bit(&data, &mut (bits.start - first..bits.end - first), wanted) {
+        Some(position) => integer(first + position),
         // Bits after the end of the string count as zeros, unless an end was given.
-        None if !wanted && end.is_none() && !is_empty => integer(data.len() * 8),
+        None if !wanted && end.is_none() && !bits.is_empty() => integer(length * 8),
         None => Ok(Answer::Integer(-1)),
     }
 }
@@ -166,7 +183,7 @@ fn bitop(txn: &mut Txn<'_>, mut words: Words<'_>) -> Outcome {
     let mut result: Vec<u8> = Vec::new();
     let mut significant = 0;
     for (position, key) in words.rest().iter().enumerate() {
-        let source = load(txn, key)?.map(|value| value.data).unwrap_or_default();
+        let source = content(txn, key)?.unwrap_or_default();
         if source.len() > result.len() {
             txn.charge(0, source.len() as u64)?;
             result.resize(source.len(), 0);

@@ -8,6 +8,7 @@ use bytes::{Buf, BufMut, Bytes};
 use helios_proto::v1::Call;
 use helios_proto::v1::reply::Kind as Answer;
 
+use super::super::chunks;
 use super::super::collection::Collection;
 use super::super::command::{Failure, Outcome, invalid, parse_integer};
 use super::super::sizes;
@@ -45,7 +46,8 @@ fn dump(txn: &mut Txn<'_>, mut words: Words<'_>) -> Outcome {
     let mut payload = Vec::with_capacity(HEAD_BYTES + bytes + CRC_BYTES);
     payload.put_slice(MAGIC);
     payload.put_u8(VERSION);
-    payload.put_u8(value.kind.code());
+    // How the string is stored is not part of the payload.
+    payload.put_u8(value.kind.as_seen().code());
     for part in parts {
         payload.put_u32(part.len() as u32);
         payload.put_slice(&part);
@@ -59,7 +61,7 @@ fn dump(txn: &mut Txn<'_>, mut words: Words<'_>) -> Outcome {
 /// turn.
 fn parts(txn: &mut Txn<'_>, key: &Bytes, value: &Value) -> Result<Vec<Bytes>, Failure> {
     match value.kind {
-        Kind::String => Ok(vec![value.data.clone()]),
+        Kind::String | Kind::Chunked => Ok(vec![chunks::whole(txn, value)?]),
         Kind::List => lists::elements(txn, key),
         Kind::Set => sets::members(txn, key),
         Kind::Hash => {
@@ -168,14 +170,14 @@ fn check(kind: Kind, parts: &[Bytes]) -> Result<(), Failure> {
         Kind::SortedSet => {
             !parts.is_empty() && parts.chunks(2).all(|pair| pair.len() == 2 && is_score(&pair[1]))
         }
-        Kind::Other(_) => false,
+        Kind::Chunked | Kind::Other(_) => false,
     };
     if fits { Ok(()) } else { Err(bad_data()) }
 }
 
 fn write(txn: &mut Txn<'_>, key: &Bytes, kind: Kind, parts: Vec<Bytes>) -> Result<(), Failure> {
     match kind {
-        Kind::String | Kind::Other(_) => {
+        Kind::String | Kind::Chunked | Kind::Other(_) => {
             let data = parts.into_iter().next().unwrap_or_default();
             // Copied, because a slice would keep the whole request in memory.
             txn.store(key, None, Bytes::copy_from_slice(&data), None);

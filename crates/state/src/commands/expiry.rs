@@ -14,27 +14,27 @@ use super::{by_id_only, call};
 
 pub static COMMANDS: &[Spec] = commands! { Generic:
     0 "expire" -3 ONE [WRITE FAST] "1.0.0" other,
-        "Sets the expiration time of a key in seconds.", "O(N), N the bytes of a string, else O(1); Redis: O(1)"
+        "Sets the expiration time of a key in seconds.", "O(1)"
         { access: ["RW update"; 2],
           prepare: Some(|args, now_ms| prepare_expire(args, now_ms, "expire", Unit::Seconds)) };
     0 "expireat" -3 ONE [WRITE FAST] "1.2.0" other,
         "Sets the expiration time of a key to a Unix timestamp in seconds.",
-        "O(N), N the bytes of a string, else O(1); Redis: O(1)"
+        "O(1)"
         { access: ["RW update"; 2],
           prepare: Some(|args, _| prepare_expire(args, 0, "expireat", Unit::Seconds)) };
     140 "expiretime" 2 ONE [READONLY FAST] "7.0.0" |txn, words| answer(txn, words, |at_ms, _| seconds(at_ms)),
         "Returns the expiration time of a key as a Unix timestamp in seconds.", "O(1)";
     141 "persist" 2 ONE [WRITE FAST] "2.2.0" persist,
-        "Removes the expiration time of a key.", "O(N), N the bytes of a string, else O(1); Redis: O(1)"
+        "Removes the expiration time of a key.", "O(1)"
         { access: ["RW update"; 2], format: by_id_only, made: Made::None };
     0 "pexpire" -3 ONE [WRITE FAST] "2.6.0" other,
         "Sets the expiration time of a key in milliseconds.",
-        "O(N), N the bytes of a string, else O(1); Redis: O(1)"
+        "O(1)"
         { access: ["RW update"; 2],
           prepare: Some(|args, now_ms| prepare_expire(args, now_ms, "pexpire", Unit::Millis)) };
     142 "pexpireat" -3 ONE [WRITE FAST] "2.6.0" pexpireat,
         "Sets the expiration time of a key to a Unix timestamp in milliseconds.",
-        "O(N), N the bytes of a string, else O(1); Redis: O(1)"
+        "O(1)"
         { access: ["RW update"; 2], format: by_id_only, made: Made::None,
           prepare: Some(|args, _| prepare_expire(args, 0, "pexpireat", Unit::Millis)),
           events: Events::One("expire", 'g') };

@@ -4,6 +4,7 @@ use bytes::Bytes;
 use helios_proto::v1::Call;
 use helios_proto::v1::reply::Kind as Answer;
 
+use super::super::chunks::{self, Chunks};
 use super::super::collection::{self, Collection};
 use super::super::command::{Failure, Outcome, invalid};
 use super::super::events::{Name, RENAME_FROM};
@@ -44,10 +45,10 @@ pub static COMMANDS: &[Spec] = commands! { Generic:
         "Returns some key; not every key is equally likely.", "O(1)";
     112 "rename" 3 TWO [WRITE] "1.0.0" |txn, words| rename(txn, words, false),
         "Renames a key; a key of the new name is overwritten.",
-        "O(N), N the bytes of a string, else O(1); Redis: O(1)"
+        "O(1)"
         { access: ["RW access delete", "OW update"], made: Made::FirstTwo, events: Events::Of(renamed) };
     113 "renamenx" 3 TWO [WRITE FAST] "1.0.0" |txn, words| rename(txn, words, true),
-        "Renames a key unless the new name is taken.", "O(N), N the bytes of a string, else O(1); Redis: O(1)"
+        "Renames a key unless the new name is taken.", "O(1)"
         { access: ["RW access delete", "OW insert"], made: Made::FirstTwo, events: Events::Of(renamed) };
     114 "touch" -2 ALL [READONLY FAST] "3.2.1" exists,
         "Returns how many of the given keys exist.", "O(N), N the number of keys"
@@ -176,7 +177,8 @@ fn copy(txn: &mut Txn<'_>, mut words: Words<'_>) -> Outcome {
         return integer(0);
     }
     match source.kind {
-        Kind::String | Kind::Other(_) => {
+        Kind::String | Kind::Chunked => copy_string(txn, to, source)?,
+        Kind::Other(_) => {
             let old = txn.load(to)?;
             let revision = txn.revision();
             txn.replace(to, old.as_ref(), Value { revision, ..source });
@@ -184,6 +186,22 @@ fn copy(txn: &mut Txn<'_>, mut words: Words<'_>) -> Outcome {
         kind => copy_collection(txn, from, to, kind, source.expire_at_ms)?,
     }
     integer(1)
+}
+
+/// Copies a string, in the layout that this entry writes. Chunks that are missing stay missing.
+fn copy_string(txn: &mut Txn<'_>, to: &Bytes, source: Value) -> Result<(), Failure> {
+    let old = txn.load(to)?;
+    match Chunks::of(&source).filter(|_| txn.writes_chunks()) {
+        Some(held) => {
+            let (data, revision) = (chunks::copy(txn, &held)?, txn.revision());
+            txn.replace(to, old.as_ref(), Value { data, revision, ..source });
+        }
+        None => {
+            let data = chunks::whole(txn, &source)?;
+            txn.store(to, old.as_ref(), data, source.expire_at_ms);
+        }
+    }
+    Ok(())
 }
 
 fn copy_collection(
@@ -247,6 +265,7 @@ fn encoding(txn: &mut Txn<'_>, mut words: Words<'_>) -> Outcome {
     let key = words.word()?;
     let Some(value) = txn.load(key)? else { return Ok(nil()) };
     let name = match value.kind {
+        Kind::Chunked => "raw",
         Kind::String if super::super::command::parse_integer(&value.data).is_some() => "int",
         Kind::String if value.data.len() <= EMBEDDED_BYTES => "embstr",
         Kind::String => "raw",
@@ -302,7 +321,10 @@ fn memory_usage(txn: &mut Txn<'_>, mut words: Words<'_>) -> Outcome {
     }
     words.end()?;
     let Some(value) = txn.load(key)? else { return Ok(nil()) };
-    let own = OVERHEAD_BYTES + key.len() + value.data.len();
+    let own = OVERHEAD_BYTES + key.len() + chunks::length_of(&value);
+    if let Some(chunks) = Chunks::of(&value) {
+        return integer(own + chunks.count() * OVERHEAD_BYTES);
+    }
     let Some(count) = collection::count_of(&value) else { return integer(own) };
     let Some(found) = Collection::find(txn, key, value.kind)? else { return integer(own) };
     let sample: Result<Vec<_>, _> = found.range(txn, b"", None).take(SMALL_COUNT as usize).collect();

@@ -3,9 +3,9 @@
 use bytes::Bytes;
 use helios_proto::v1::reply::Kind as Answer;
 
-use super::super::command::{Failure, Outcome, invalid, wrong_type};
+use super::super::command::{Failure, Outcome, invalid};
 use super::super::txn::Txn;
-use super::super::value::Kind;
+use super::strings::content;
 use super::words::{Words, is, syntax};
 use super::{integer, list, replies};
 
@@ -51,11 +51,7 @@ pub fn lcs(txn: &mut Txn<'_>, mut words: Words<'_>) -> Outcome {
 }
 
 fn string(txn: &mut Txn<'_>, key: &Bytes) -> Result<Bytes, Failure> {
-    match txn.load(key)? {
-        None => Ok(Bytes::new()),
-        Some(value) if value.kind == Kind::String => Ok(value.data),
-        Some(_) => Err(wrong_type()),
-    }
+    Ok(content(txn, key)?.unwrap_or_default())
 }
 
 fn options(mut words: Words<'_>) -> Result<Options, Failure> {

@@ -4,10 +4,12 @@ use bytes::Bytes;
 use helios_proto::v1::reply::Kind as Answer;
 use helios_proto::v1::{Call, Increment, KeyValue, MultiSet, Set, SetCondition};
 
+use super::super::chunks;
 use super::super::command::{Failure, Outcome, invalid, not_an_integer, parse_integer, require_string};
 use super::super::events::Name;
 use super::super::sizes::Made;
 use super::super::txn::Txn;
+use super::super::value::Kind;
 use super::prepare::{Arguments, Misuse, Unit, expiry_option, set_expiry_ms};
 use super::spec::{Events, Spec, commands, other};
 use super::words::{Words, is, syntax};
@@ -92,16 +94,17 @@ pub(crate) fn apply_set(txn: &mut Txn<'_>, op: &Set) -> Outcome {
         SetCondition::IfAbsent => old.is_none(),
         SetCondition::IfPresent => old.is_some(),
     };
+    let previous =
+        old.as_ref().filter(|_| op.return_previous).map(|old| chunks::whole(txn, old)).transpose()?;
     if is_met {
         let kept_ms =
             old.as_ref().and_then(|old| old.expire_at_ms).filter(|_| faults::keeps_expiry(op.keep_ttl));
         txn.store(&op.key, old.as_ref(), op.value.clone(), op.expire_at_ms.or(kept_ms));
     }
-    match old {
-        Some(old) if op.return_previous => Ok(Answer::Bytes(old.data)),
-        None if op.return_previous => Ok(nil()),
-        _ if is_met => done(),
-        _ => Ok(nil()),
+    match previous {
+        Some(previous) => Ok(Answer::Bytes(previous)),
+        None if is_met && !op.return_previous => done(),
+        None => Ok(nil()),
     }
 }
 
@@ -210,7 +213,9 @@ pub(crate) fn apply_increment(txn: &mut Txn<'_>, op: &Increment) -> Outcome {
     let old = txn.load(&op.key)?;
     require_string(old.as_ref())?;
     let current = match &old {
+        // The header of a string in chunks, which is longer than any integer, is none.
         Some(old) => parse_integer(&old.data)
+            .filter(|_| old.kind == Kind::String)
             .ok_or_else(|| not_an_integer("value is not an integer or out of range"))?,
         None => 0,
     };

@@ -8,6 +8,7 @@ use std::cmp::Ordering;
 use bytes::Bytes;
 use helios_proto::v1::Call;
 
+use super::super::chunks;
 use super::super::collection::Collection;
 use super::super::command::{Failure, Outcome, invalid, wrong_type};
 use super::super::sizes::Made;
@@ -150,7 +151,7 @@ fn elements(txn: &mut Txn<'_>, key: &Bytes) -> Result<Vec<Bytes>, Failure> {
             Some(set) => Ok(set.all(txn)?.into_iter().map(|scored| scored.member).collect()),
             None => Ok(Vec::new()),
         },
-        Some(Kind::String | Kind::Hash | Kind::Other(_)) => Err(wrong_type()),
+        Some(Kind::String | Kind::Chunked | Kind::Hash | Kind::Other(_)) => Err(wrong_type()),
     }
 }
 
@@ -206,7 +207,7 @@ fn look_up(txn: &mut Txn<'_>, pattern: &Bytes, element: &Bytes) -> Result<Option
     };
     let key = Bytes::from([before, element, after].concat());
     match (txn.load(&key)?, field) {
-        (Some(value), None) if value.kind == Kind::String => Ok(Some(value.data)),
+        (Some(value), None) if value.kind.is_string() => Ok(Some(chunks::whole(txn, &value)?)),
         (Some(value), Some(field)) if value.kind == Kind::Hash => {
             let hash = Collection::find(txn, &key, Kind::Hash)?;
             Ok(hash.map(|hash| hash.get(txn, field)).transpose()?.flatten())

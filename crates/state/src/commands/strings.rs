@@ -4,10 +4,11 @@ use bytes::Bytes;
 use helios_proto::v1::Call;
 use helios_proto::v1::reply::Kind as Answer;
 
+use super::super::chunks;
 use super::super::command::{Failure, Outcome, invalid, require_string};
 use super::super::events::Name;
 use super::super::txn::Txn;
-use super::super::value::{Kind, Value};
+use super::super::value::Value;
 use super::prepare::{Arguments, Misuse, expiry_option, set_expiry_ms};
 use super::spec::{Events, Spec, commands, other};
 use super::words::{Words, is, syntax};
@@ -15,7 +16,7 @@ use super::{bulk_or_nil, call, decimal, integer, lcs, list, nil};
 
 pub static COMMANDS: &[Spec] = commands! { String:
     20 "append" 3 ONE [WRITE DENYOOM FAST] "2.0.0" append,
-        "Appends to a string; returns its length.", "O(N), N the bytes of the value; Redis: O(1)"
+        "Appends to a string; returns its length.", "O(1)"
         { access: ["RW insert"; 2] };
     21 "get" 2 ONE [READONLY FAST] "1.0.0" get,
         "Returns the string value of a key.", "O(1)";
@@ -24,7 +25,7 @@ pub static COMMANDS: &[Spec] = commands! { String:
         { access: ["RW access delete"; 2], events: Events::None };
     23 "getex" -2 ONE [WRITE FAST] "6.2.0" getex,
         "Returns the value of a key and changes its expiration, with options EX PX EXAT PXAT PERSIST.",
-        "O(N), N the bytes of the value; Redis: O(1)"
+        "O(1)"
         { prepare: Some(prepare_getex), events: Events::Of(getex_events) };
     24 "getrange" 4 ONE [READONLY] "2.4.0" getrange,
         "Returns a part of a string.", "O(N), N the bytes of the answer";
@@ -36,7 +37,7 @@ pub static COMMANDS: &[Spec] = commands! { String:
     27 "mget" -2 ALL [READONLY FAST] "1.0.0" mget,
         "Returns the string values of one or more keys.", "O(N), N the number of keys";
     28 "setrange" 4 ONE [WRITE DENYOOM] "2.2.0" setrange,
-        "Overwrites a part of a string.", "O(N), N the bytes of the value; Redis: O(1)"
+        "Overwrites a part of a string.", "O(N), N the bytes of the part"
         { access: ["RW update"; 2] };
     29 "strlen" 2 ONE [READONLY FAST] "2.2.0" strlen,
         "Returns the length of a value.", "O(1)"
@@ -49,11 +50,17 @@ pub static COMMANDS: &[Spec] = commands! { String:
 /// Maximum length of a string that a command extends.
 const MAX_BYTES: usize = 8 << 20;
 
-/// Loads the string `key`; fails if it has another type.
+/// Loads the string `key`, without the content of one in chunks; fails if it has another type.
 pub fn load(txn: &mut Txn<'_>, key: &Bytes) -> Result<Option<Value>, Failure> {
     let value = txn.load(key)?;
     require_string(value.as_ref())?;
     Ok(value)
+}
+
+/// Returns the content of the string `key`; `None` if there is none.
+pub fn content(txn: &mut Txn<'_>, key: &Bytes) -> Result<Option<Bytes>, Failure> {
+    let value = load(txn, key)?;
+    Ok(value.map(|value| chunks::whole(txn, &value)).transpose()?)
 }
 
 pub fn check_size(bytes: usize) -> Result<(), Failure> {
@@ -83,37 +90,37 @@ pub fn clip(start: i64, end: i64, length: usize) -> std::ops::Range<usize> {
 }
 
 fn get(txn: &mut Txn<'_>, mut words: Words<'_>) -> Outcome {
-    Ok(bulk_or_nil(load(txn, words.word()?)?.map(|value| value.data)))
+    Ok(bulk_or_nil(content(txn, words.word()?)?))
 }
 
 /// Answers the strings of several keys. As in Redis, a key of another type counts as missing.
 fn mget(txn: &mut Txn<'_>, words: Words<'_>) -> Outcome {
     let mut found = Vec::with_capacity(words.len());
     for key in words.rest() {
-        let string = txn.load(key)?.filter(|value| value.kind == Kind::String);
-        found.push(bulk_or_nil(string.map(|value| value.data)));
+        let string = txn.load(key)?.filter(|value| value.kind.is_string());
+        found.push(bulk_or_nil(string.map(|value| chunks::whole(txn, &value)).transpose()?));
     }
     Ok(list(found))
 }
 
 fn strlen(txn: &mut Txn<'_>, mut words: Words<'_>) -> Outcome {
-    integer(load(txn, words.word()?)?.map_or(0, |value| value.data.len()))
+    integer(load(txn, words.word()?)?.as_ref().map_or(0, chunks::length_of))
 }
 
 fn getrange(txn: &mut Txn<'_>, mut words: Words<'_>) -> Outcome {
     let (key, start, end) = (words.word()?, words.integer()?, words.integer()?);
-    let data = load(txn, key)?.map(|value| value.data).unwrap_or_default();
-    Ok(Answer::Bytes(data.slice(clip(start, end, data.len()))))
+    let Some(value) = load(txn, key)? else { return Ok(Answer::Bytes(Bytes::new())) };
+    let range = clip(start, end, chunks::length_of(&value));
+    Ok(Answer::Bytes(chunks::part(txn, &value, range)?))
 }
 
 fn append(txn: &mut Txn<'_>, mut words: Words<'_>) -> Outcome {
     let (key, tail) = (words.word()?, words.word()?);
     let old = load(txn, key)?;
-    let head = old.as_ref().map_or(&b""[..], |old| &old.data);
-    check_size(head.len() + tail.len())?;
-    let data = [head, tail].concat();
-    let length = data.len();
-    rewrite(txn, key, old.as_ref(), data.into());
+    let head = old.as_ref().map_or(0, chunks::length_of);
+    let end = head + tail.len();
+    check_size(end)?;
+    let (length, ()) = chunks::edit(txn, key, old.as_ref(), head..end, |bytes| bytes.copy_from_slice(tail))?;
     integer(length)
 }
 
@@ -121,24 +128,22 @@ fn setrange(txn: &mut Txn<'_>, mut words: Words<'_>) -> Outcome {
     let (key, offset, piece) = (words.word()?, words.integer()?, words.word()?);
     let offset = usize::try_from(offset).map_err(|_| invalid("offset is out of range"))?;
     let old = load(txn, key)?;
-    let mut data = old.as_ref().map(|old| old.data.to_vec()).unwrap_or_default();
     if piece.is_empty() {
-        return integer(data.len());
+        return integer(old.as_ref().map_or(0, chunks::length_of));
     }
     let end = offset.saturating_add(piece.len());
     check_size(end)?;
-    data.resize(data.len().max(end), 0);
-    data[offset..end].copy_from_slice(piece);
-    let length = data.len();
-    rewrite(txn, key, old.as_ref(), data.into());
+    let write = |bytes: &mut [u8]| bytes.copy_from_slice(piece);
+    let (length, ()) = chunks::edit(txn, key, old.as_ref(), offset..end, write)?;
     integer(length)
 }
 
 fn getdel(txn: &mut Txn<'_>, mut words: Words<'_>) -> Outcome {
     let key = words.word()?;
     let Some(old) = load(txn, key)? else { return Ok(nil()) };
+    let data = chunks::whole(txn, &old)?;
     txn.remove(key, &old);
-    Ok(Answer::Bytes(old.data))
+    Ok(Answer::Bytes(data))
 }
 
 /// Executes `GETEX key [PXAT ms | PERSIST]`; the other forms are prepared as this one.
@@ -153,10 +158,11 @@ fn getex(txn: &mut Txn<'_>, mut words: Words<'_>) -> Outcome {
     };
     words.end()?;
     let Some(old) = load(txn, key)? else { return Ok(nil()) };
+    let data = chunks::whole(txn, &old)?;
     if let Some(at_ms) = expire_at_ms.filter(|at_ms| *at_ms != old.expire_at_ms) {
         txn.set_expiry(key, &old, at_ms);
     }
-    Ok(Answer::Bytes(old.data))
+    Ok(Answer::Bytes(data))
 }
 
 fn prepare_getex(args: Vec<Bytes>, now_ms: u64) -> Result<Call, Misuse> {
@@ -182,7 +188,8 @@ fn getex_events(args: &[Bytes], _: &Bytes) -> [Option<Name>; 2] {
 fn incrbyfloat(txn: &mut Txn<'_>, mut words: Words<'_>) -> Outcome {
     let (key, delta) = (words.word()?, words.word()?);
     let old = load(txn, key)?;
-    let current = old.as_ref().map_or(Bytes::from_static(b"0"), |old| old.data.clone());
+    let current = old.as_ref().map(|old| chunks::whole(txn, old)).transpose()?;
+    let current = current.unwrap_or(Bytes::from_static(b"0"));
     let sum = Bytes::from(sum_of(&current, delta, "value is not a valid float")?);
     rewrite(txn, key, old.as_ref(), sum.clone());
     Ok(Answer::Bytes(sum))

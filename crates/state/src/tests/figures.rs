@@ -3,6 +3,8 @@
 use std::time::Instant;
 
 use super::*;
+use crate::budget::{ENTRY_BUDGET, FEWEST_VISITS};
+use crate::{Limits, commands};
 
 const KEYS: u64 = 100_000;
 
@@ -83,4 +85,62 @@ fn longest_read_and_apply_while_a_checkpoint_runs() {
         "checkpoint {} ms, longest get {longest_get} us, longest apply {longest_apply} us",
         start.elapsed().as_millis()
     );
+}
+
+/// Strings of 4 MiB and 1 MiB in one record, as entries of log format 7 write them, and in chunks; in turns.
+#[test]
+#[ignore = "prints figures, checks nothing"]
+fn costs_of_long_strings() {
+    const ROUNDS: u32 = 200;
+    let call = |words: &[&str]| commands::call(words[0], words[1..].iter().map(|word| bytes(word)).collect());
+    let open = |dir: &Path| {
+        let options = StoreOptions { engine: EngineKind::Runs, ..StoreOptions::default() };
+        Store::open_with(helios_storage::disk::real(), dir, options).unwrap()
+    };
+    let (long, short) = ("x".repeat(4 << 20), "y".repeat(1 << 20));
+    let dirs: Vec<_> = (0..2).map(|_| tempfile::tempdir().unwrap()).collect();
+    let stores = [(FEWEST_VISITS, "one record"), (ENTRY_BUDGET, "chunks")];
+    let stores: Vec<_> =
+        stores.iter().zip(&dirs).map(|((budget, name), dir)| (*budget, *name, open(dir.path()))).collect();
+    for turn in 0..3 {
+        for (budget, name, store) in &stores {
+            let apply = |words: &[&str]| {
+                let index = store.applied().index + 1;
+                let entry = Command { budget: *budget, ..command(1, Op::Call(call(words))) };
+                let reply = store.apply(index, 1, &entry);
+                assert_eq!(code(&reply.kind.unwrap()), None);
+            };
+            let read = |words: &[&str]| drop(store.query(&call(words), 1, Limits::DEFAULT_READ).unwrap());
+            apply(&["set", "long", &long]);
+            apply(&["set", "short", &short]);
+            apply(&["set", "middle", &short[..100 << 10]]);
+            store.checkpoint().unwrap();
+            let timed = |what: &str, run: &mut dyn FnMut(u32)| {
+                let start = Instant::now();
+                (0..ROUNDS).for_each(&mut *run);
+                println!(
+                    "turn {turn}, {name}: {what}: {} us",
+                    start.elapsed().as_micros() / u128::from(ROUNDS)
+                );
+            };
+            timed("GET 100 KiB from the engine", &mut |_| read(&["get", "middle"]));
+            timed("GET 1 MiB from the engine", &mut |_| read(&["get", "short"]));
+            timed("GETRANGE of 10 bytes of 4 MiB", &mut |_| read(&["getrange", "long", "100000", "100009"]));
+            timed("SETBIT in 4 MiB", &mut |n| apply(&["setbit", "long", &(n * 150_001).to_string(), "1"]));
+            timed("SETRANGE in 4 MiB", &mut |n| {
+                apply(&["setrange", "long", &(n * 19_001).to_string(), "word"])
+            });
+            timed("APPEND to 4 MiB", &mut |_| apply(&["append", "long", "word"]));
+            timed("PEXPIREAT of 4 MiB", &mut |n| apply(&["pexpireat", "long", &(n + 1_000_000).to_string()]));
+            let bytes = store.overlay_bytes();
+            let start = Instant::now();
+            store.checkpoint().unwrap();
+            println!("turn {turn}, {name}: checkpoint of {bytes} bytes: {} us", start.elapsed().as_micros());
+            timed("SET of 1 MiB", &mut |_| apply(&["set", "short", &short]));
+            timed("GET 1 MiB from the overlay", &mut |_| read(&["get", "short"]));
+            timed("SET of 100 bytes", &mut |_| apply(&["set", "small", &short[..100]]));
+            store.checkpoint().unwrap();
+            merge(store).unwrap();
+        }
+    }
 }

@@ -77,7 +77,7 @@ impl Follower {
             self.held.clear();
         }
         let id_of =
-            |slot: Option<&Bytes>| slot.and_then(|raw| value::encoded_collection_id(raw)).map(<[u8]>::to_vec);
+            |slot: Option<&Bytes>| slot.and_then(|raw| value::encoded_elements_id(raw)).map(<[u8]>::to_vec);
         let named: BTreeSet<_> = records.values().filter_map(|slot| id_of(slot.as_ref())).collect();
         let keys = records.keys().filter(|raw| value::is_data_key(raw));
         let gone: BTreeSet<_> =

@@ -2,6 +2,7 @@
 //! restore).
 
 mod budgets;
+mod chunks;
 mod collections;
 mod command_tables;
 mod commands;

@@ -15,7 +15,7 @@ fn call(words: &[&str]) -> Op {
 }
 
 /// Returns the elements that a command is charged under a version of the budget.
-fn elements(machine: &Machine, version: u32, line: &str) -> u64 {
+pub fn elements(machine: &Machine, version: u32, line: &str) -> u64 {
     let words: Vec<_> = line.split(' ').collect();
     let Op::Call(call) = call(&words) else { panic!("not a call") };
     let state = machine.store.inner.state();

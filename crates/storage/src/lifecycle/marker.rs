@@ -3,7 +3,7 @@
 use std::fs::TryLockError;
 use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
@@ -14,6 +14,9 @@ const FORMAT: u32 = 1;
 /// Format of the same content for a disk whose state has the engine `runs`: builds that do not know the engine would
 /// take the state for a damaged one.
 const FORMAT_WITH_RUNS: u32 = 2;
+/// Format of the same content for a disk whose log or state may have what only builds of log format 8 know, whatever the
+/// engine: earlier builds would apply its entries as refused writes.
+const FORMAT_WITH_CHUNKS: u32 = 3;
 const LOCK: &str = "LOCK";
 const LOCK_POLL: Duration = Duration::from_millis(50);
 
@@ -83,8 +86,16 @@ pub enum MarkerError {
 pub struct DataDir {
     disk: Arc<dyn Disk>,
     dir: PathBuf,
-    marker: Marker,
+    marker: Arc<Mutex<Marker>>,
     _lock: DiskLock,
+}
+
+/// Changes the format of a marker, from any thread.
+#[derive(Clone)]
+pub struct FormatMark {
+    disk: Arc<dyn Disk>,
+    dir: PathBuf,
+    marker: Arc<Mutex<Marker>>,
 }
 
 impl DataDir {
@@ -123,7 +134,7 @@ impl DataDir {
         check(dir, &marker, name, cluster_id)?;
         marker.boot_epoch += 1;
         write(disk.as_ref(), dir, &marker)?;
-        Ok(Self { disk, dir: dir.to_owned(), marker, _lock: lock })
+        Ok(Self { disk, dir: dir.to_owned(), marker: Arc::new(Mutex::new(marker)), _lock: lock })
     }
 
     /// Returns the marker of a directory that no process uses, and a shared lock on it. Changes nothing.
@@ -140,39 +151,76 @@ impl DataDir {
     /// converted to another engine.
     pub fn record_runs(&mut self, has_runs: bool) -> Result<(), MarkerError> {
         let format = if has_runs { FORMAT_WITH_RUNS } else { FORMAT };
-        if self.marker.format != format {
-            let marker = Marker { format, ..self.marker.clone() };
-            write(self.disk.as_ref(), &self.dir, &marker)?;
-            self.marker = marker;
+        match self.marker().format {
+            FORMAT_WITH_CHUNKS => Ok(()),
+            _ => self.change(|marker| marker.format = format),
         }
-        Ok(())
     }
 
-    pub fn marker(&self) -> &Marker {
-        &self.marker
+    /// Returns the handle that records strings in chunks.
+    pub fn format_mark(&self) -> FormatMark {
+        let (disk, dir) = (Arc::clone(&self.disk), self.dir.clone());
+        FormatMark { disk, dir, marker: Arc::clone(&self.marker) }
+    }
+
+    pub fn marker(&self) -> Marker {
+        locked(&self.marker).clone()
+    }
+
+    fn change(&mut self, change: impl FnOnce(&mut Marker)) -> Result<(), MarkerError> {
+        replace(self.disk.as_ref(), &self.dir, &self.marker, change)
     }
 
     /// Durably records the cluster that this disk now belongs to.
     pub fn join(&mut self, member: Belonging) -> Result<(), MarkerError> {
-        self.marker.member = Some(member);
-        write(self.disk.as_ref(), &self.dir, &self.marker)
+        self.change(|marker| marker.member = Some(member))
     }
 
     /// Durably records that the next start must make this member the only one of its cluster.
     pub fn force_new(&mut self, mark: ForceNew) -> Result<(), MarkerError> {
-        self.marker.force_new = Some(mark);
-        write(self.disk.as_ref(), &self.dir, &self.marker)
+        self.change(|marker| marker.force_new = Some(mark))
     }
 
     /// Durably records that the force-new-cluster is complete. One write clears the request and increments
     /// the incarnation, so that a crash cannot count it twice.
     pub fn forced_new(&mut self) -> Result<(), MarkerError> {
-        self.marker.force_new = None;
-        if let Some(member) = &mut self.marker.member {
-            member.incarnation += 1;
-        }
-        write(self.disk.as_ref(), &self.dir, &self.marker)
+        self.change(|marker| {
+            marker.force_new = None;
+            if let Some(member) = &mut marker.member {
+                member.incarnation += 1;
+            }
+        })
     }
+}
+
+impl FormatMark {
+    /// Durably records that builds from before log format 8 cannot read this disk: called before the first entry of that
+    /// format is in the log, or its effect in the state.
+    pub fn record_chunks(&self) -> Result<(), MarkerError> {
+        replace(self.disk.as_ref(), &self.dir, &self.marker, |marker| marker.format = FORMAT_WITH_CHUNKS)
+    }
+}
+
+fn locked(marker: &Mutex<Marker>) -> MutexGuard<'_, Marker> {
+    // A marker is replaced as a whole.
+    marker.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Durably changes the marker; writes nothing if it stays the same.
+fn replace(
+    disk: &dyn Disk,
+    dir: &Path,
+    marker: &Mutex<Marker>,
+    change: impl FnOnce(&mut Marker),
+) -> Result<(), MarkerError> {
+    let mut marker = locked(marker);
+    let mut next = marker.clone();
+    change(&mut next);
+    if next != *marker {
+        write(disk, dir, &next)?;
+        *marker = next;
+    }
+    Ok(())
 }
 
 /// Takes the lock, polling until `patience` has passed: a file lock with a timeout does not exist.
@@ -206,8 +254,8 @@ fn read(disk: &dyn Disk, dir: &Path) -> Result<Option<Marker>, MarkerError> {
     };
     let unreadable = |reason: String| MarkerError::Unreadable { path: path.clone(), reason };
     let marker: Marker = serde_json::from_slice(&text).map_err(|error| unreadable(error.to_string()))?;
-    if !(FORMAT..=FORMAT_WITH_RUNS).contains(&marker.format) {
-        let reason = format!("format {}, this version knows up to {FORMAT_WITH_RUNS}", marker.format);
+    if !(FORMAT..=FORMAT_WITH_CHUNKS).contains(&marker.format) {
+        let reason = format!("format {}, this version knows up to {FORMAT_WITH_CHUNKS}", marker.format);
         return Err(unreadable(reason));
     }
     Ok(Some(marker))
@@ -264,7 +312,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let mut first = open(&dir, "a", None).unwrap();
         first.join(member("c1")).unwrap();
-        let before = first.marker().clone();
+        let before = first.marker();
         drop(first);
         let second = open(&dir, "a", Some("c1")).unwrap();
         assert_eq!(second.marker().disk_id, before.disk_id);
@@ -310,6 +358,22 @@ mod tests {
             open(&dir, "a", None).unwrap().record_runs(has_runs).unwrap();
             assert_eq!(format(), expected);
         }
+    }
+
+    #[test]
+    fn marker_keeps_the_format_of_chunks_whatever_the_engine() {
+        let dir = tempfile::tempdir().unwrap();
+        let format = || read(&disk::RealDisk::default(), dir.path()).unwrap().unwrap().format;
+        let mut opened = open(&dir, "a", None).unwrap();
+        let mark = opened.format_mark();
+        opened.join(member("c1")).unwrap();
+        std::thread::spawn(move || mark.record_chunks().unwrap()).join().unwrap();
+        assert_eq!((format(), opened.marker().format), (FORMAT_WITH_CHUNKS, FORMAT_WITH_CHUNKS));
+        opened.record_runs(true).unwrap();
+        opened.record_runs(false).unwrap();
+        drop(opened);
+        assert_eq!(format(), FORMAT_WITH_CHUNKS);
+        assert_eq!(open(&dir, "a", None).unwrap().marker().member, Some(member("c1")));
     }
 
     #[test]

@@ -39,6 +39,28 @@ fn an_entry_that_a_member_cannot_read_is_rejected_until_that_member_is_upgraded(
 }
 
 #[test]
+fn entry_names_the_budget_of_chunks_once_the_last_member_reads_log_format_8() {
+    let mut mesh = Mesh::new(1);
+    let leader = mesh.elect();
+    let others = [(leader + 1) % 3, (leader + 2) % 3].map(|at| at as u64 + 1);
+    let core = &mut mesh.cores[leader];
+    let mut budget_with = |format: u32| {
+        core.handle(Input::PeerFormat { id: others[0], format: FORMAT }, Instant::now());
+        core.handle(Input::PeerFormat { id: others[1], format }, Instant::now());
+        let command = Command { op: Some(commands::persist("k".into())), ..Command::default() };
+        let (proposal, _answer) = proposal(&command.encode_to_vec());
+        core.handle(Input::Propose(vec![proposal]), Instant::now());
+        let appended = turn(core).appended;
+        let data = &appended.last().unwrap().data;
+        (Command::decode(data.as_slice()).unwrap().budget, format::needs_mark(data))
+    };
+    assert_eq!(budget_with(format::CHUNKS - 1), (helios_state::FEWEST_VISITS, false));
+    assert_eq!(budget_with(format::CHUNKS), (helios_state::CHUNKS, true));
+    // A member of an earlier build has joined, or one was replaced by it.
+    assert_eq!(budget_with(format::CHUNKS - 1), (helios_state::FEWEST_VISITS, false));
+}
+
+#[test]
 fn a_call_by_id_is_rejected_while_a_member_reads_no_ids_and_its_older_form_is_not() {
     let mut mesh = Mesh::new(1);
     let leader = mesh.elect();
