@@ -374,6 +374,22 @@ mod tests {
     }
 
     #[test]
+    fn archiver_of_the_compose_example_is_started_with_legal_flags() {
+        #[derive(Parser)]
+        struct Archiver {
+            #[command(flatten)]
+            args: ArchiveArgs,
+        }
+        let file = include_str!("../../../examples/compose/backup.yaml");
+        let words = file.lines().filter_map(|line| line.trim().strip_prefix("- "));
+        let Archiver { args } = Archiver::parse_from(words.skip_while(|word| *word != "archive"));
+        assert_eq!(
+            (args.members.members.len(), &*args.name, &*args.store.store),
+            (3, "compose", "file:///data")
+        );
+    }
+
+    #[test]
     fn base_is_read_in_decimal_and_as_its_folder_is_named() {
         let id = BaseId { index: 1234, term: 5 };
         assert_eq!(base_id("1234-5"), Ok(id));
