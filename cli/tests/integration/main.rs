@@ -9,5 +9,6 @@ mod endpoints;
 mod import;
 mod locks;
 mod process;
+mod site;
 mod skip;
 mod usage;
