@@ -59,6 +59,7 @@ async fn base_of_the_last_successful_drill_is_kept_with_its_log() {
             succeeded,
             took_ms: 5,
             detail,
+            compared_index: None,
         };
         archive.report_drill(&drill).await.unwrap();
     }

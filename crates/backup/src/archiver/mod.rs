@@ -340,7 +340,8 @@ impl Archiver {
     fn take_base(&mut self) {
         let Some(run) = &self.run else { return };
         let avoid = self.experience().avoid;
-        let chosen = for_base(&self.answers, run.archive.history(), From::Follower, &avoid);
+        let last = run.inventory.newest_base().map(|base| base.member.as_str());
+        let chosen = for_base(&self.answers, run.archive.history(), From::Follower, &avoid, last);
         let Some(member) = chosen.and_then(|address| self.members.get(&address)).cloned() else {
             let now = self.now();
             self.base_retry.failed(now, None);

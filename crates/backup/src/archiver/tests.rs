@@ -151,6 +151,7 @@ async fn base_and_log_are_archived_from_a_follower_and_resumed_after_a_restart()
         succeeded: true,
         took_ms: 900,
         detail: String::new(),
+        compared_index: None,
     };
     for drill in [
         Drill { at_ms: 6_000, index: 9, ..restore.clone() },
