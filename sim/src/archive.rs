@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use helios_proto::v1::{ArchivedEntry, BaseHeader};
 use helios_raft::Snapshots;
-use helios_state::{StateError, Store};
+use helios_state::{StateError, Store, snapshot_digest};
 use helios_storage::disk::Disk;
 use rand::rngs::SmallRng;
 use rand::{Rng, SeedableRng};
@@ -135,7 +135,9 @@ fn take_base(store: &Store, disk: &Arc<dyn Disk>, as_set: bool) -> Result<(BaseH
     while at < bytes.len() {
         at += outgoing.read(&mut bytes[at..]).map_err(io)?;
     }
+    let digest = snapshot_digest(disk, &path, || false)?.unwrap_or_default();
     let header = BaseHeader {
+        state_digest: format!("{digest:016x}"),
         cluster_id: CLUSTER.to_owned(),
         index: meta.index,
         term: meta.term,

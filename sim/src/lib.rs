@@ -61,6 +61,8 @@ pub struct Report {
     pub rebuilds: u64,
     /// Nodes that were restored from the archive.
     pub restores: u64,
+    /// Restores whose state was compared with that of another base on the way.
+    pub compared: u64,
     /// Requests of clients that were answered.
     pub answered: u64,
     /// Requests of clients whose outcome stayed unknown.

@@ -41,6 +41,7 @@ struct Sum {
     resumed: u64,
     repairs: u64,
     restores: u64,
+    compared: u64,
     fetches: u64,
     rebuilds: u64,
     answered: u64,
@@ -65,6 +66,7 @@ impl Sum {
         self.resumed += report.snapshots_resumed;
         self.repairs += report.repairs;
         self.restores += report.restores;
+        self.compared += report.compared;
         self.fetches += report.fetches;
         self.rebuilds += report.rebuilds;
         self.answered += report.answered;
@@ -91,6 +93,7 @@ impl Sum {
         self.resumed += other.resumed;
         self.repairs += other.repairs;
         self.restores += other.restores;
+        self.compared += other.compared;
         self.fetches += other.fetches;
         self.rebuilds += other.rebuilds;
         self.answered += other.answered;
@@ -163,12 +166,13 @@ fn print(sum: &Sum, started: Instant) {
         faults.join(", ")
     );
     println!(
-        "{} elections, {} snapshots installed, {} snapshot transfers resumed, {} states fetched from another member, {} restores, {} fetches of entries, {} states rebuilt, {} entries committed, {} operations answered, {} of unknown outcome",
+        "{} elections, {} snapshots installed, {} snapshot transfers resumed, {} states fetched from another member, {} restores, {} of them compared with another base, {} fetches of entries, {} states rebuilt, {} entries committed, {} operations answered, {} of unknown outcome",
         sum.elections,
         sum.snapshots,
         sum.resumed,
         sum.repairs,
         sum.restores,
+        sum.compared,
         sum.fetches,
         sum.rebuilds,
         sum.committed,

@@ -1,11 +1,12 @@
 //! Restores of the archive at the end of a run: a blank node is restored to a random index, with a power cut or a
-//! poison entry on the way, and must have the content of the reference at that index.
+//! poison entry on the way, and must have the content of the reference at that index. On the way it must have the state of another
+//! base, if there is one.
 
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::path::Path;
 use std::sync::Arc;
 
-use helios_proto::v1::{ErrorCode, Member, RestoreData, RestoreHeader};
+use helios_proto::v1::{BaseHeader, ErrorCode, Member, RestoreData, RestoreHeader, Restored};
 use helios_raft::metrics::Metrics;
 use helios_raft::restore::{Log, Parts, Plan, Restore, Sizes, discard};
 use helios_raft::simulation::ProcessEnds;
@@ -40,7 +41,7 @@ struct Opened {
 
 /// How a process of the restored node ended.
 enum End {
-    Restored,
+    Restored(Restored),
     PowerCut,
     Poisoned,
     Refused(helios_proto::Error),
@@ -60,9 +61,10 @@ impl World {
         let may_be_damaged = *may_be_damaged;
         for _ in 0..STARTS {
             match self.restore_once(base, target, &disk) {
-                End::Restored => {
+                End::Restored(restored) => {
                     self.report.restores += 1;
-                    let compared = self.compare_restored(&disk, target);
+                    let compared = self.compare_base(base, target, &restored);
+                    let compared = compared.and_then(|()| self.compare_restored(&disk, target));
                     return compared.map_err(|violation| Violation(format!("{what}: {violation}")));
                 }
                 End::PowerCut => disk.crash(),
@@ -94,6 +96,29 @@ impl World {
         let last = self.archive.last_after(first);
         let random = &mut self.archive.random;
         Some((base, if random.random_ratio(1, 2) { last } else { random.random_range(first..=last) }))
+    }
+
+    /// The newest other base that the log after `base` passes before `target`.
+    fn other_base(&self, base: usize, target: u64) -> Option<&Base> {
+        let bases = &self.archive.bases;
+        let passed = bases[base].header.index + 1..target + 1;
+        let others =
+            bases.iter().filter(|other| !other.may_be_damaged && passed.contains(&other.header.index));
+        others.max_by_key(|other| other.header.index)
+    }
+
+    /// Compares the state on the way with that of the other base.
+    fn compare_base(&mut self, base: usize, target: u64, restored: &Restored) -> Result<(), Violation> {
+        let Some(other) = self.other_base(base, target) else { return Ok(()) };
+        let BaseHeader { index, state_digest, .. } = &other.header;
+        if !self.archive.bases[base].may_be_damaged && restored.compared_digest != *state_digest {
+            let found = &restored.compared_digest;
+            return Err(Violation(format!(
+                "the state at {index} has digest {found}, that of a member {state_digest}"
+            )));
+        }
+        self.report.compared += 1;
+        Ok(())
     }
 
     /// Runs a process of the node until the restore is complete or the process ends.
@@ -129,7 +154,7 @@ impl World {
         };
         match catch_unwind(AssertUnwindSafe(run)) {
             _ if disk.is_cut() => End::PowerCut,
-            Ok(Ok(_)) => End::Restored,
+            Ok(Ok((_, restored))) => End::Restored(restored),
             Ok(Err(error)) => End::Refused(error),
             Err(panic) if panic.is::<ProcessEnds>() => End::Poisoned,
             Err(panic) => resume_unwind(panic),
@@ -149,6 +174,7 @@ impl World {
             cluster_id: CLUSTER.into(),
             base: Some(self.archive.bases[base].header.clone()),
             last_index: target,
+            compare_index: self.other_base(base, target).map(|other| other.header.index).unwrap_or_default(),
             fencing_token: self.token,
             ..RestoreHeader::default()
         };

@@ -31,6 +31,7 @@ struct Sum {
     steps: u64,
     unjudged: u64,
     restores: u64,
+    compared: u64,
     kinds: BTreeMap<&'static str, u64>,
     faults: BTreeMap<Fault, u64>,
 }
@@ -40,6 +41,7 @@ impl Sum {
         self.steps += other.steps;
         self.unjudged += other.unjudged;
         self.restores += other.restores;
+        self.compared += other.compared;
         other.kinds.into_iter().for_each(|(kind, count)| *self.kinds.entry(kind).or_default() += count);
         other.faults.into_iter().for_each(|(fault, count)| *self.faults.entry(fault).or_default() += count);
     }
@@ -55,8 +57,8 @@ fn clean_seeds(next: &AtomicU64) -> Sum {
         let report = run(seed, None);
         let again = format!("cargo run --release -p helios-sim -- --seeds 1 --from {seed}");
         assert_eq!(report.violation, None, "seed {seed}; again: {again}");
-        let Report { steps, unjudged, restores, kinds, faults, .. } = report;
-        sum.add(Sum { steps, unjudged, restores, kinds, faults });
+        let Report { steps, unjudged, restores, compared, kinds, faults, .. } = report;
+        sum.add(Sum { steps, unjudged, restores, compared, kinds, faults });
     }
 }
 
@@ -71,6 +73,7 @@ fn a_thousand_seeds_are_clean_and_meet_every_fault_and_every_kind_of_command() {
     println!("{SEEDS} seeds, {} steps, {} histories not judged", sum.steps, sum.unjudged);
     assert!(sum.unjudged * 100 <= SEEDS * MAX_UNJUDGED_PERCENT, "{} histories not judged", sum.unjudged);
     assert!(sum.restores * 10 >= SEEDS * 9, "{} restores", sum.restores);
+    assert!(sum.compared * 10 >= SEEDS, "{} restores compared", sum.compared);
     for kind in KINDS {
         let answers = sum.kinds.get(kind).copied().unwrap_or_default();
         assert!(answers >= LEAST_ANSWERS, "{answers} answers of kind {kind:?}: {:?}", sum.kinds);

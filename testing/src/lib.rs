@@ -8,6 +8,8 @@
 //! }
 //! ```
 
+#[cfg(feature = "store")]
+pub mod store;
 pub mod tree;
 pub mod weed;
 
@@ -18,8 +20,19 @@ use std::path::PathBuf;
 pub const SKIP: &str = "HELIOS_TEST_SKIP";
 
 /// Names that [`SKIP`] accepts; scripts/test.sh installs these tools.
-pub const TOOLS: [&str; 9] =
-    ["curl", "docker", "mount", "netns", "promtool", "redis-cli", "redis-server", "strace", "weed"];
+pub const TOOLS: [&str; 11] = [
+    "curl",
+    "docker",
+    "mount",
+    "netns",
+    "promtool",
+    "redis-cli",
+    "redis-server",
+    "strace",
+    "systemd",
+    "valkey",
+    "weed",
+];
 
 /// Returns if the calling test may be skipped because `tool` is missing, and reports the skip; `remedy` says
 /// how to get the tool. scripts/test.sh lists the reports at its end.

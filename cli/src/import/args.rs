@@ -9,7 +9,7 @@ use crate::args::duration;
 
 #[derive(Debug, Args)]
 pub struct ImportArgs {
-    /// RDB file of Redis up to 8.2 or Valkey 8.
+    /// RDB file of Redis up to 8.2 or Valkey 8 or 9.
     #[arg(long, value_name = "FILE", required_unless_present = "from", conflicts_with = "from")]
     pub rdb: Option<PathBuf>,
     /// Running Redis or Valkey, redis://HOST:PORT or redis://USER@HOST:PORT; rediss:// with TLS. It is followed as a replica does, until

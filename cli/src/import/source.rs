@@ -32,6 +32,7 @@ const SILENCE: Duration = Duration::from_secs(60);
 pub struct Source {
     pub place: Place,
     pub user: User,
+    has_tls: bool,
     patience: Duration,
 }
 
@@ -66,13 +67,30 @@ impl Source {
         )?;
         let lock = Lock { tls, advice: Some("give the CA of the source with --from-cacert".to_owned()) };
         let host = if host.contains(':') { format!("[{host}]") } else { host.clone() };
-        Ok(Self { place: Place::address(format!("{host}:{port}"), lock), user, patience: args.patience })
+        Ok(Self {
+            place: Place::address(format!("{host}:{port}"), lock),
+            user,
+            has_tls,
+            patience: args.patience,
+        })
     }
 
     /// Names the source in an error of its connection.
     pub fn unreachable(&self, error: Error) -> Error {
         match error {
             Error::Unreachable { message, .. } => self.failed(message),
+            Error::Refused { doing, message, hint, retryable, .. } => {
+                // The flags in the hint are those of the target. Errors that the server replies have their code in quotes.
+                let hint = if !hint.is_empty() {
+                    "; write redis://USER@HOST:PORT, and give its password with --from-password-file"
+                } else if !self.has_tls && !message.starts_with('"') {
+                    "; a port with TLS needs rediss:// and --from-cacert"
+                } else {
+                    ""
+                };
+                let (member, hint) = (format!("the source {}", self.place.name()), hint.to_owned());
+                Error::Refused { member, doing, message, hint, retryable }
+            }
             other => other,
         }
     }

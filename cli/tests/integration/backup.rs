@@ -32,15 +32,15 @@ fn now_ms() -> u64 {
 }
 
 /// One write: its index in the log, and the wall clock when it was acknowledged.
-struct Write {
-    index: u64,
+pub struct Write {
+    pub index: u64,
     after_ms: u64,
     key: u64,
     value: String,
 }
 
 /// The keys after the writes that `counts` says.
-fn model(writes: &[Write], counts: impl Fn(&Write) -> bool) -> BTreeMap<u64, String> {
+pub fn model(writes: &[Write], counts: impl Fn(&Write) -> bool) -> BTreeMap<u64, String> {
     writes.iter().filter(|write| counts(write)).map(|write| (write.key, write.value.clone())).collect()
 }
 
@@ -48,21 +48,21 @@ fn key(number: u64) -> String {
     format!("key:{number:03}")
 }
 
-struct Writer {
+pub struct Writer {
     client: KvClient<Channel>,
     runtime: tokio::runtime::Runtime,
-    writes: Vec<Write>,
+    pub writes: Vec<Write>,
 }
 
 impl Writer {
-    fn new(dev: &Dev) -> Self {
+    pub fn new(dev: &Dev) -> Self {
         let runtime = tokio::runtime::Runtime::new().unwrap();
         let address = format!("http://{}", dev.members().split(',').next().unwrap());
         let client = eventually("a connection", || runtime.block_on(KvClient::connect(address.clone())).ok());
         Self { client, runtime, writes: Vec::new() }
     }
 
-    fn write(&mut self) {
+    pub fn write(&mut self) {
         let number = self.writes.len() as u64;
         let (key_number, value) =
             (number * 7 % KEYS, format!("{number} {}", "x".repeat(number as usize % 300)));
@@ -85,7 +85,7 @@ impl Writer {
 }
 
 /// A blank node, into which a backup is restored.
-struct Blank {
+pub struct Blank {
     _process: Process,
     peer: String,
     client: String,
@@ -94,7 +94,7 @@ struct Blank {
 }
 
 impl Blank {
-    fn start() -> Self {
+    pub fn start() -> Self {
         let (offset, ports) = free_ports();
         let dir = tempfile::tempdir().unwrap();
         let port = |base: u16| format!("127.0.0.1:{}", base + offset);
@@ -109,14 +109,14 @@ impl Blank {
         Self { _process: process, peer, client, _ports: ports, _dir: dir }
     }
 
-    fn restore(&self, store: &str, words: &[&str]) -> Output {
+    pub fn restore(&self, store: &str, words: &[&str]) -> Output {
         let id = format!("restored-{}", self.peer.rsplit(':').next().unwrap());
         let fixed = ["backup", "restore", "--store", store, "--to", &self.peer, "--new-cluster-id", &id];
         ctl(&[&fixed, words, &["--output", "json"]].concat())
     }
 
     /// All keys of the restored cluster.
-    fn keys(&self) -> BTreeMap<u64, String> {
+    pub fn keys(&self) -> BTreeMap<u64, String> {
         let client = redis::Client::open(format!("redis://{}/", self.client)).unwrap();
         eventually("the restored cluster serves", || {
             let mut connection = client.get_connection().ok()?;
@@ -141,7 +141,7 @@ pub fn failure(output: &Output) -> String {
     String::from_utf8(output.stderr.clone()).unwrap()
 }
 
-fn store_in(dir: &tempfile::TempDir) -> String {
+pub fn store_in(dir: &tempfile::TempDir) -> String {
     format!("file://{}", dir.path().join("store").display())
 }
 
@@ -227,13 +227,13 @@ fn members_report_the_backups(dev: &Dev, dir: &tempfile::TempDir, index: &Value)
     archiver.stop();
 }
 
-struct Archiver {
+pub struct Archiver {
     process: Process,
     status: String,
 }
 
 impl Archiver {
-    fn start(dir: &tempfile::TempDir, members: &str, port: u16) -> Self {
+    pub fn start(dir: &tempfile::TempDir, members: &str, port: u16) -> Self {
         let (store, status) = (store_in(dir), format!("127.0.0.1:{port}"));
         let args = [
             "archive",
@@ -253,11 +253,11 @@ impl Archiver {
         Self { process: start(dir.path(), &args), status }
     }
 
-    fn until(&self, what: &str, is_so: impl Fn(&Value) -> bool) -> Value {
+    pub fn until(&self, what: &str, is_so: impl Fn(&Value) -> bool) -> Value {
         until(&self.status, what, is_so)
     }
 
-    fn stop(mut self) {
+    pub fn stop(mut self) {
         let pid = self.process.0.id().to_string();
         assert!(Command::new("kill").args(["-TERM", &pid]).status().unwrap().success());
         assert_eq!(self.process.0.wait().unwrap().code(), Some(0));

@@ -1,8 +1,7 @@
 //! Backups in a real S3 server of a cluster with TLS on all ports and with users, while the server is killed and while two
 //! archivers run.
 
-use std::fs::{self, File};
-use std::net::TcpStream;
+use std::fs::File;
 use std::path::PathBuf;
 use std::process::{Command, Output, Stdio};
 
@@ -14,92 +13,17 @@ use serde_json::Value;
 use tonic::transport::Channel;
 
 use crate::backup::{failure, json, until};
-use crate::dev::{ctl, free_ports, heliosd};
+use crate::dev::{free_ports, heliosd};
 use crate::process::{Process, eventually};
+use crate::site::Site;
 
-/// SHA-256 of the password `secret`.
-const HASH: &str = "2bb80d537b1da3e38bd30361aa855686bde0eacd7162fef6a25fe97bf527a25b";
 /// `app:secret` and the scheme.
 const APP: &str = "Basic YXBwOnNlY3JldA==";
-const MEMBERS: u16 = 3;
 const BATCH: u64 = 40;
 
-/// Directory with the certificates, the users and the data of all members.
-struct Site {
-    dir: tempfile::TempDir,
-    processes: Vec<Process>,
-    ports: Vec<File>,
-}
-
 impl Site {
-    fn new() -> Self {
-        let site = Self { dir: tempfile::tempdir().unwrap(), processes: Vec::new(), ports: Vec::new() };
-        let authority = site.path("");
-        let certify = |words: &[&str]| {
-            let made = ctl(&[&["certs", "create", "--ca-dir", &authority], words].concat());
-            assert!(made.status.success(), "{made:?}");
-        };
-        certify(&["--name", "member", "--host", "localhost", "--host", "127.0.0.1"]);
-        certify(&["--name", "adm", "--admin"]);
-        let user =
-            |name: &str, role: &str| format!("{{name: {name}, password_sha256: {HASH}, role: {role}}}");
-        let users = format!("users: [{}, {}]", user("app", "read-write"), user("archiver", "backup"));
-        fs::write(site.path("users.yaml"), users).unwrap();
-        fs::write(site.path("password"), "secret\n").unwrap();
-        site
-    }
-
-    fn path(&self, name: &str) -> String {
-        self.dir.path().join(name).display().to_string()
-    }
-
-    /// Starts a member and waits until it listens.
-    fn start(&mut self, name: &str, bootstrap: &str, offset: u16) {
-        let port = |base: u16| format!("127.0.0.1:{}", base + offset);
-        let config = format!(
-            "node: {{name: {name}, data_dir: {name}, {bootstrap}}}\n\
-             listen: {{client: '{}', peer: '{}', grpc: '{}'}}\n\
-             tls: {{peer: {{cert_file: member.crt, key_file: member.key, ca_file: ca.crt}}, \
-             client: {{cert_file: member.crt, key_file: member.key}}}}\nauth: {{users_file: users.yaml}}\n",
-            port(6379),
-            port(7000),
-            port(50051)
-        );
-        fs::write(self.path(&format!("{name}.yaml")), config).unwrap();
-        let mut command = Command::new(heliosd());
-        command.current_dir(self.dir.path()).args(["--config", &format!("{name}.yaml")]).env_clear();
-        command.stdin(Stdio::null()).stderr(File::create(self.path(&format!("{name}.log"))).unwrap());
-        let mut process = Process::start(&mut command);
-        eventually("a member listens", || {
-            let log = || fs::read_to_string(self.path(&format!("{name}.log")));
-            assert!(process.0.try_wait().unwrap().is_none(), "{name} ended: {:?}", log());
-            TcpStream::connect(port(50051)).ok()
-        });
-        self.processes.push(process);
-    }
-
-    /// Starts three members; returns the addresses of their gRPC ports.
-    fn start_cluster(&mut self) -> Vec<String> {
-        let (offset, ports) = free_ports();
-        self.ports.push(ports);
-        let name = |n: u16| format!("n{n}");
-        let list: Vec<String> = (0..MEMBERS)
-            .map(|n| format!("{{name: {}, address: '127.0.0.1:{}'}}", name(n), 7000 + offset + n))
-            .collect();
-        let initial = format!("initial_members: [{}]", list.join(", "));
-        (0..MEMBERS).for_each(|n| self.start(&name(n), &initial, offset + n));
-        (0..MEMBERS).map(|n| format!("127.0.0.1:{}", 50051 + offset + n)).collect()
-    }
-
-    /// Starts a node that belongs to no cluster; returns the addresses of its peer and gRPC ports.
-    fn start_blank(&mut self) -> [String; 2] {
-        let (offset, ports) = free_ports();
-        self.ports.push(ports);
-        self.start("blank", "bootstrap: operator", offset);
-        [7000, 50051].map(|base| format!("127.0.0.1:{}", base + offset))
-    }
-
-    fn client(&self, members: &[String]) -> Client {
+    /// A client of these gRPC ports.
+    pub fn client(&self, members: &[String]) -> Client {
         let runtime = tokio::runtime::Runtime::new().unwrap();
         let tls = Connection { ca_file: Some(PathBuf::from(self.path("ca.crt"))), ..Connection::default() };
         let client = |address: &String| KvClient::new(tls.channel(address).unwrap());
@@ -122,7 +46,7 @@ impl Site {
 }
 
 /// Writes keys, each once, and reads them back.
-struct Client {
+pub struct Client {
     members: Vec<KvClient<Channel>>,
     runtime: tokio::runtime::Runtime,
     written: u64,
@@ -161,7 +85,7 @@ impl Client {
     }
 
     /// All entries of the first member.
-    fn entries(&mut self) -> Vec<(String, String)> {
+    pub fn entries(&mut self) -> Vec<(String, String)> {
         let text = |bytes: &[u8]| String::from_utf8(bytes.to_vec()).unwrap();
         let answer = eventually("a read", || {
             let range = RangeRequest { limit: 10_000, ..RangeRequest::default() };

@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used, reason = "a test fails by it")]
 
 mod backup;
+mod backup_compare;
 mod backup_s3;
 mod dev;
 mod doctor;
@@ -9,5 +10,6 @@ mod endpoints;
 mod import;
 mod locks;
 mod process;
+mod site;
 mod skip;
 mod usage;

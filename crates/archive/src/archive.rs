@@ -53,6 +53,9 @@ pub struct Drill {
     pub succeeded: bool,
     pub took_ms: u64,
     pub detail: String,
+    /// Index at which the replayed log was compared with another base.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub compared_index: Option<u64>,
 }
 
 impl Drill {
@@ -102,6 +105,17 @@ impl Archive {
             }
         }
         Ok(catalog)
+    }
+
+    /// The newest base that can be restored, by a listing of the bases alone.
+    pub async fn newest_base(&self) -> Result<Option<BaseId>> {
+        let mut catalog = Catalog::default();
+        for (name, bytes) in self.store.list(&format!("{}/base", self.history)).await? {
+            if let Some((_, object)) = History::parse(&name) {
+                catalog.add(object, bytes);
+            }
+        }
+        Ok(catalog.usable_bases().next_back())
     }
 
     /// Writes the origin. An equal one is left as it is.

@@ -12,9 +12,10 @@ use helios_archive::plan::Target;
 use helios_archive::retention::Retention;
 use helios_archive::verify::verify;
 use helios_archive::{Archive, BaseId, Collected, Drill, Object};
+use helios_testing::store::{Fault, Faulty};
 use object_store::memory::InMemory;
 
-use common::{Fault, Faulty, archive, keyring, restore, write_history};
+use common::{archive, keyring, restore, write_history};
 
 const HOUR_MS: u64 = 3_600_000;
 const NOTHING: Retention = Retention { keep_for_ms: 1, keep_last: 1, log_ms: 1 };
@@ -50,7 +51,16 @@ async fn base_of_the_last_successful_drill_is_kept_with_its_log() {
     write_history(&archive).await;
     for (at_ms, index, succeeded) in [(1, 10, true), (2, 30, false)] {
         let detail = String::new();
-        let drill = Drill { at_ms, index, term: 2, is_restore: true, succeeded, took_ms: 5, detail };
+        let drill = Drill {
+            at_ms,
+            index,
+            term: 2,
+            is_restore: true,
+            succeeded,
+            took_ms: 5,
+            detail,
+            compared_index: None,
+        };
         archive.report_drill(&drill).await.unwrap();
     }
     let catalog = archive.catalog().await.unwrap();

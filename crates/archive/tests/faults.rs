@@ -10,11 +10,10 @@ use std::sync::Arc;
 use helios_archive::base::{BaseReader, BaseWriter, Begun};
 use helios_archive::plan::Target;
 use helios_archive::{Archive, ArchiveError, Keyring, Object};
+use helios_testing::store::{Fault, Faulty};
 use object_store::memory::InMemory;
 
-use common::{
-    Fault, Faulty, archive, content, keyring, origin, read_base, request, restore, write_base, write_log,
-};
+use common::{archive, content, keyring, origin, read_base, request, restore, write_base, write_log};
 
 const BASE: usize = 10_000;
 

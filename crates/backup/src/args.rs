@@ -108,6 +108,15 @@ pub enum From {
     Any,
 }
 
+/// When a restore compares two bases.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum CrossCheck {
+    Never,
+    Always,
+    /// With at most 1 GiB of log between the two bases in the store.
+    Alternate,
+}
+
 #[derive(Debug, Clone, Subcommand)]
 pub enum BackupCommand {
     /// Takes a base: the whole state at one index, read from one member.
@@ -226,6 +235,10 @@ pub struct RestoreArgs {
     /// Plan the restore and check every object that it needs, and change nothing.
     #[arg(long)]
     pub dry_run: bool,
+    /// Begin at the base before the last one, replay the log through the last one, and compare the two states there: another member
+    /// may have written it. `always` fails without two such bases; `alternate` compares if the last restore that was recorded did not.
+    #[arg(long, env = "HELIOS_BACKUP_CROSS_CHECK", value_enum, default_value_t = CrossCheck::Never, value_name = "WHEN")]
+    pub cross_check: CrossCheck,
     /// Record in the store that the base was restored, and whether with the right state: retention keeps the newest verified base.
     #[arg(long, conflicts_with = "dry_run")]
     pub record: bool,
@@ -371,6 +384,22 @@ mod tests {
         }
         assert!(parse("x restore --cluster a --store file:///x").is_err());
         assert!(parse("x restore --cluster a --store file:///x --dry-run").is_ok());
+    }
+
+    #[test]
+    fn archiver_of_the_compose_example_is_started_with_legal_flags() {
+        #[derive(Parser)]
+        struct Archiver {
+            #[command(flatten)]
+            args: ArchiveArgs,
+        }
+        let file = include_str!("../../../examples/compose/backup.yaml");
+        let words = file.lines().filter_map(|line| line.trim().strip_prefix("- "));
+        let Archiver { args } = Archiver::parse_from(words.skip_while(|word| *word != "archive"));
+        assert_eq!(
+            (args.members.members.len(), &*args.name, &*args.store.store),
+            (3, "compose", "file:///data")
+        );
     }
 
     #[test]

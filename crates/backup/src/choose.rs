@@ -98,14 +98,21 @@ fn ranked<'a>(
     members
 }
 
-/// Returns the address of the member of which a base is taken.
+/// Returns the address of the member of which a base is taken. Of members that are equally good it is another one than `last`, the
+/// name of the member of the newest base: a drill compares the two bases, and thereby the two members (ADR 0038).
 pub fn for_base(
     answers: &[Answer],
     history: &History,
     from: From,
     avoid: &BTreeSet<String>,
+    last: Option<&str>,
 ) -> Option<String> {
-    ranked(answers, history, from, avoid).first().map(|(_, address, _)| (*address).to_owned())
+    let members = ranked(answers, history, from, avoid);
+    // The first of the best ones, which is the one with the least lag.
+    let best = members.iter().min_by_key(|(class, address, status)| {
+        (avoid.contains(*address), *class, Some(status.name.as_str()) == last)
+    });
+    best.map(|(_, address, _)| (*address).to_owned())
 }
 
 /// Chooses the member from which the log is read, from the entry `next` on.
@@ -168,7 +175,7 @@ mod tests {
     }
 
     fn base(answers: &[Answer], from: From) -> Option<String> {
-        for_base(answers, &history(), from, &BTreeSet::new())
+        for_base(answers, &history(), from, &BTreeSet::new(), None)
     }
 
     #[test]
@@ -203,9 +210,27 @@ mod tests {
     fn member_that_failed_is_taken_last() {
         let answers = [member("m0", Role::Leader, 100), member("m1", Role::Follower, 100)];
         let avoid = BTreeSet::from(["m1".to_owned()]);
-        assert_eq!(for_base(&answers, &history(), From::Follower, &avoid).as_deref(), Some("m0"));
+        assert_eq!(for_base(&answers, &history(), From::Follower, &avoid, None).as_deref(), Some("m0"));
         let avoid = BTreeSet::from(["m0".to_owned(), "m1".to_owned()]);
-        assert_eq!(for_base(&answers, &history(), From::Follower, &avoid).as_deref(), Some("m1"));
+        assert_eq!(for_base(&answers, &history(), From::Follower, &avoid, None).as_deref(), Some("m1"));
+    }
+
+    #[test]
+    fn bases_alternate_between_members_that_are_equally_good() {
+        use Role::{Follower, Leader};
+        let (leader, ahead, behind) =
+            (member("m0", Leader, 1_000), member("m1", Follower, 1_000), member("m2", Follower, 900));
+        let chosen = |answers: &[Answer], avoid: &[&str], last: &str| {
+            let avoid = avoid.iter().map(|name| (*name).to_owned()).collect();
+            for_base(answers, &history(), From::Follower, &avoid, Some(last)).unwrap()
+        };
+        let all = [leader.clone(), ahead.clone(), behind];
+        assert_eq!([chosen(&all, &[], "m1"), chosen(&all, &[], "m2")], ["m2", "m1"]);
+        assert_eq!(chosen(&all, &[], "a former member"), "m1", "the least lag");
+        assert_eq!(chosen(&all, &["m2"], "m1"), "m1", "a call of m2 failed a moment ago");
+        let unsettled = with(member("m2", Follower, 900), |status| status.ready = false);
+        assert_eq!(chosen(&[leader.clone(), ahead.clone(), unsettled], &[], "m1"), "m1");
+        assert_eq!(chosen(&[leader, ahead], &[], "m1"), "m1", "never the leader for that");
     }
 
     #[test]

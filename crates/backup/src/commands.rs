@@ -48,13 +48,15 @@ async fn create(args: &CreateArgs) -> Result<Answer, Failure> {
                 last.unwrap_or_else(|| Failure::new("NoMember", format!("no member answers: {reasons}")))
             );
         };
-        let member = for_base(&answers, &history, args.from, &avoid);
+        let archive = Archive::new(store.clone(), history, keyring.clone());
+        // Before the first listing: some servers create the bucket with the first object.
+        ensure_origin(&archive, &args.name, &args.cluster_namespace, None).await?;
+        let before = member_of_newest_base(&archive).await?;
+        let member = for_base(&answers, archive.history(), args.from, &avoid, before.as_deref());
         let Some(member) = member.and_then(|address| members.get(&address)) else { break };
         if !avoid.insert(member.address().to_owned()) {
             break;
         }
-        let archive = Archive::new(store.clone(), history, keyring.clone());
-        ensure_origin(&archive, &args.name, &args.cluster_namespace, None).await?;
         match take(&archive, member, args.max_bytes_per_second, |_| ()).await {
             Ok(manifest) => return Ok(created(&archive, &Base::from(&manifest))),
             Err(error @ TakeError::Member(_)) => last = Some(error.into()),
@@ -63,6 +65,16 @@ async fn create(args: &CreateArgs) -> Result<Answer, Failure> {
     }
     Err(last
         .unwrap_or_else(|| Failure::new("NoMember", "no member can be read; wait until one is in service")))
+}
+
+async fn member_of_newest_base(archive: &Archive) -> Result<Option<String>, ArchiveError> {
+    let Some(base) = archive.newest_base().await? else { return Ok(None) };
+    match archive.manifest(base).await {
+        Ok(manifest) => Ok(Some(manifest.member)),
+        // It is only a preference; `verify` reports the damage.
+        Err(error) if error.is_damage() => Ok(None),
+        Err(error) => Err(error),
+    }
 }
 
 fn created(archive: &Archive, base: &Base) -> Answer {
@@ -219,6 +231,7 @@ async fn record(archive: &Archive, report: &Report, started: u64) -> Result<(), 
         succeeded: true,
         took_ms: now.saturating_sub(started),
         detail: "every byte was read and checked".to_owned(),
+        compared_index: None,
     };
     archive.report_drill(&drill).await
 }

@@ -73,4 +73,25 @@ mod tests {
         assert!(service.contains(r#"--members "a:1,b:2""#) && service.contains(r#"--user "backup""#));
         assert!(text.contains("OnCalendar=*-*-* 03:00:00") && text.contains(service));
     }
+
+    #[test]
+    fn systemd_reads_the_units_without_a_complaint() {
+        let analyze = |args: &[&str]| std::process::Command::new("systemd-analyze").args(args).output();
+        if analyze(&["--version"]).is_err() {
+            return helios_testing::skip_or_fail("systemd", "install the Debian package systemd");
+        }
+        let line = ["x", "--print", "--store", "s3://b/100%?x=$y", "--members", "a:1,b:2", "--at", "hourly"];
+        let Answer { document, .. } = units(&Line::parse_from(line).args);
+        let dir = tempfile::tempdir().unwrap();
+        let files = ["helios-backup.service", "helios-backup.timer"].map(|name| {
+            // A program that is not there is a complaint.
+            let program = std::env::current_exe().unwrap().display().to_string();
+            let text = document[name].as_str().unwrap().replace("/usr/local/bin/heliosctl", &program);
+            let path = dir.path().join(name);
+            std::fs::write(&path, text).unwrap();
+            path.display().to_string()
+        });
+        let output = analyze(&["verify", "--man=no", &files[0], &files[1]]).unwrap();
+        assert!(output.status.success() && output.stderr.is_empty(), "{output:?}");
+    }
 }

@@ -43,8 +43,25 @@ pub struct Facts {
     pub offsets: Vec<u64>,
     /// Authorization of the last call.
     pub authorization: Option<String>,
+    /// Number of calls before the one at which the process ends.
+    pub calls_left: Option<usize>,
     /// The process ended: all calls fail.
-    is_dead: bool,
+    pub is_dead: bool,
+}
+
+impl Facts {
+    /// Begins a call.
+    fn called(&mut self) -> Result<(), Status> {
+        match &mut self.calls_left {
+            Some(0) => self.is_dead = true,
+            Some(left) => *left -= 1,
+            None => {}
+        }
+        match self.is_dead {
+            true => Err(error(ErrorCode::PeerUnreachable, "the process ended")),
+            false => Ok(()),
+        }
+    }
 }
 
 /// How a member sends the digest of a base.
@@ -91,6 +108,7 @@ impl Member {
             digest: Digest::AtEnd,
             offsets: Vec::new(),
             authorization: None,
+            calls_left: None,
             is_dead: false,
         };
         let facts = Arc::new(Mutex::new(facts));
@@ -143,9 +161,7 @@ impl ClusterInfo for Service {
         let mut facts = self.0.lock().unwrap();
         facts.authorization =
             request.metadata().get("authorization").map(|value| value.to_str().unwrap().to_owned());
-        if facts.is_dead {
-            return Err(error(ErrorCode::PeerUnreachable, "the process ended"));
-        }
+        facts.called()?;
         let last = facts.log.len() as u64;
         Ok(Response::new(StatusResponse {
             name: facts.name.clone(),
@@ -183,6 +199,7 @@ impl Archive for Service {
 
     async fn base(&self, request: Request<BaseRequest>) -> Result<Response<Self::BaseStream>, Status> {
         let mut facts = self.0.lock().unwrap();
+        facts.called()?;
         let last = facts.log.last().unwrap().clone();
         let BaseRequest { resume, with_digest, digest_at_end, .. } = request.into_inner();
         let has_end = with_digest && digest_at_end && facts.digest != Digest::InHeader;
@@ -235,7 +252,8 @@ impl Archive for Service {
         let LogRequest { from_index, cluster_id, incarnation } = request.into_inner();
         let facts = Arc::clone(&self.0);
         let is_ours = {
-            let facts = facts.lock().unwrap();
+            let mut facts = facts.lock().unwrap();
+            facts.called()?;
             facts.cluster_id == cluster_id && facts.incarnation == incarnation
         };
         if !is_ours {
@@ -279,6 +297,7 @@ impl Archive for Service {
 
     async fn hold(&self, request: Request<HoldRequest>) -> Result<Response<HoldResponse>, Status> {
         let mut facts = self.0.lock().unwrap();
+        facts.called()?;
         let HoldRequest { from_index, report, .. } = request.into_inner();
         facts.holds.push(from_index);
         facts.report = report;

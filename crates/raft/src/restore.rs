@@ -135,6 +135,8 @@ struct Replay {
     /// Index and CRC of the entries that are skipped by a later one.
     skips: Vec<(u64, u32)>,
     next_index: u64,
+    /// Number of keys and digest at the index of the comparison.
+    compared: Option<(u64, u64)>,
 }
 
 impl Restore {
@@ -249,6 +251,7 @@ impl Restore {
             unapplied: VecDeque::new(),
             skips: Vec::new(),
             next_index: index + 1,
+            compared: None,
         });
         self.progress.index.store(index, Ordering::Relaxed);
         tracing::info!(index, keys = store.key_count(), "the base of the restore is installed");
@@ -285,15 +288,19 @@ impl Restore {
     fn apply_through(&mut self, through: u64) -> Result<(), Error> {
         let (replay, (wal, _)) =
             (self.replay.as_mut().ok_or_else(without_base)?, self.log.as_mut().ok_or_else(without_log)?);
-        let chunk = self.parts.sizes.chunk;
+        let (chunk, compare_at) = (self.parts.sizes.chunk, self.plan.compare_index);
         while replay.next_index <= through {
-            let found = wal.reader().read(replay.next_index, through + 1, chunk).map_err(wal_error)?;
+            let end = compare_at.filter(|at| *at >= replay.next_index).map_or(through, |at| at.min(through));
+            let found = wal.reader().read(replay.next_index, end + 1, chunk).map_err(wal_error)?;
             let found = found.ok_or_else(without_log)?;
             replay.next_index += found.len() as u64;
             let entries = found.iter().map(decode).collect::<Result<Vec<_>, _>>()?;
             replay.apply(entries)?;
             if let Some(Applied { index, term }) = replay.upkeep.applied()? {
                 wal.purge(Base { index, term }).map_err(wal_error)?;
+            }
+            if compare_at == Some(replay.next_index - 1) {
+                replay.compared = Some(figures(&self.parts.store, replay.next_index - 1)?);
             }
         }
         Ok(())
@@ -332,7 +339,7 @@ impl Restore {
                 format!("the state is at entry {index} after all entries up to {}", plan.last_index);
             return Err(Error::new(ErrorCode::Internal, message));
         }
-        let Replay { base_keys, upkeep, .. } = replay;
+        let Replay { base_keys, upkeep, compared, .. } = replay;
         let base_digest = upkeep.finish()?;
         tracing::info!("the digest of the base and all checkpoints of the restore are complete");
         let first = Base { index: index + 1, term: term + 1 };
@@ -342,6 +349,8 @@ impl Restore {
             base_keys,
             base_digest: format!("{base_digest:016x}"),
             keys: store.key_count(),
+            compared_keys: compared.map(|(keys, _)| keys).unwrap_or_default(),
+            compared_digest: compared.map(|(_, digest)| format!("{digest:016x}")).unwrap_or_default(),
         };
         let applied = Applied { index: first.index, term: first.term };
         store.begin_cluster(applied, restored.membership.clone().unwrap_or_default())?;
@@ -402,6 +411,18 @@ impl Replay {
         }
         Ok(())
     }
+}
+
+/// Number of keys and digest of the state, which is at entry `index`. The replay waits: the state of the next entry is another one.
+fn figures(store: &Store, index: u64) -> Result<(u64, u64), Error> {
+    let applied = store.checkpoint()?;
+    if applied.index != index {
+        let message = format!("the checkpoint for a comparison is at entry {}, not {index}", applied.index);
+        return Err(Error::new(ErrorCode::Internal, message));
+    }
+    let figures = (store.key_count(), store.state_digest()?);
+    tracing::info!(index, keys = figures.0, "the state of the restore is read for a comparison");
+    Ok(figures)
 }
 
 /// Membership of the new cluster. Its ids begin at 1, as in each new cluster: the cluster id, which all members compare,

@@ -40,8 +40,10 @@ impl fmt::Display for Problem {
             Self::NotRdb => write!(f, "this is no RDB file: it does not begin with REDIS and a version"),
             Self::Version(version) => write!(
                 f,
-                "RDB version {version} is not known here; versions 1 to {} are, which Redis up to 8.2 and Valkey 8 write",
-                crate::reader::MAX_VERSION
+                "RDB version {version} is not known here; versions 1 to {} are, which Redis up to 8.2 and Valkey 8 write, and {} of \
+                 Valkey 9",
+                crate::reader::MAX_VERSION,
+                crate::reader::VALKEY_VERSION
             ),
             Self::Corrupt(what) => write!(f, "the file is damaged: {what}"),
             Self::Checksum { computed, stored } => write!(

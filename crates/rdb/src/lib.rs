@@ -1,4 +1,4 @@
-//! Reader of Redis RDB files: those of Redis up to 8.2 and of Valkey 8, as a stream of keys and elements.
+//! Reader of Redis RDB files: those of Redis up to 8.2 and of Valkey 8 and 9, as a stream of keys and elements.
 //!
 //! The crate `rdb` was considered: it builds whole collections in memory, checks no checksum, and leaves out streams, module
 //! values and the expiry of fields without a word to its caller.

@@ -9,6 +9,8 @@ use crate::pack::{Entries, intset, listpack, ziplist, zipmap};
 
 /// Newest version of the format: Redis 7.4 to 8.2. Valkey 8 writes 11.
 pub const MAX_VERSION: u32 = 12;
+/// Version of Valkey 9, which gives other meanings to some bytes than newer versions of Redis.
+pub const VALKEY_VERSION: u32 = 80;
 
 /// Type of a value that is decoded.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -88,13 +90,14 @@ pub fn read<R: Read, V: Visitor>(
     source: R,
     visitor: &mut V,
 ) -> std::result::Result<Summary, Error<V::Error>> {
-    let mut file = Reader { input: Input::new(source), visitor };
-    let version = file.version()?;
-    file.items(version)
+    let mut file = Reader { input: Input::new(source), version: 0, visitor };
+    file.version = file.version()?;
+    file.items()
 }
 
 struct Reader<'v, R, V> {
     input: Input<R>,
+    version: u32,
     visitor: &'v mut V,
 }
 
@@ -108,20 +111,30 @@ impl<R: Read, V: Visitor> Reader<'_, R, V> {
             }
             header => header?,
         };
-        let digits = header.strip_prefix(b"REDIS").or(header.strip_prefix(b"VALKEY"));
+        let of_valkey = header.strip_prefix(b"VALKEY");
+        let digits = header.strip_prefix(b"REDIS").or(of_valkey);
         let version = digits.and_then(|digits| std::str::from_utf8(digits).ok()?.parse().ok());
         match version {
             Some(version @ 1..=MAX_VERSION) => Ok(version),
+            Some(VALKEY_VERSION) if of_valkey.is_some() => Ok(VALKEY_VERSION),
             Some(version) => self.input.fail(Problem::Version(version)),
             None => self.input.fail(Problem::NotRdb),
         }
     }
 
-    fn items(&mut self, version: u32) -> Outcome<Summary, V> {
+    fn items(&mut self) -> Outcome<Summary, V> {
         let mut key = Key { database: 0, name: Vec::new(), expires_at_ms: None };
         let mut program = None;
         loop {
             match self.input.byte()? {
+                243 if self.version == VALKEY_VERSION => {
+                    // Slots that a node of a cluster is taking over: a name, and ranges.
+                    self.input.skip_string()?;
+                    for _ in 0..self.input.length()? {
+                        self.input.length()?;
+                        self.input.length()?;
+                    }
+                }
                 244 => {
                     // A slot of a cluster, with the sizes of its tables.
                     for _ in 0..3 {
@@ -158,7 +171,7 @@ impl<R: Read, V: Visitor> Reader<'_, R, V> {
                     key.expires_at_ms = Some(u64::from(seconds) * 1000);
                 }
                 254 => key.database = self.input.length()?,
-                255 => return Ok(self.end(version, program)?),
+                255 => return Ok(self.end(program)?),
                 kind => {
                     key.name = self.input.string()?;
                     self.key(&key, kind)?;
@@ -168,7 +181,8 @@ impl<R: Read, V: Visitor> Reader<'_, R, V> {
         }
     }
 
-    fn end(&mut self, version: u32, program: Option<String>) -> Result<Summary> {
+    fn end(&mut self, program: Option<String>) -> Result<Summary> {
+        let version = self.version;
         let computed = self.input.checksum();
         let stored = if version >= 5 { u64::from_le_bytes(self.input.array()?) } else { 0 };
         if stored != 0 && stored != computed {
@@ -193,6 +207,10 @@ impl<R: Read, V: Visitor> Reader<'_, R, V> {
                 };
                 self.input.skip_stream(version)?;
                 Unsupported::Stream
+            }
+            22 if self.version == VALKEY_VERSION => {
+                self.input.skip_fields_with_expiry()?;
+                Unsupported::ExpiringFields
             }
             22 | 24 => {
                 self.input.skip_expiring_fields(kind == 24)?;

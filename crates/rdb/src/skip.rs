@@ -54,6 +54,16 @@ impl<R: Read> Input<R> {
         }
     }
 
+    /// Skips a hash of Valkey 9 whose fields expire: field, value and expiry.
+    pub fn skip_fields_with_expiry(&mut self) -> Result<()> {
+        for _ in 0..self.length()? {
+            self.skip_string()?;
+            self.skip_string()?;
+            self.skip(8)?;
+        }
+        Ok(())
+    }
+
     /// Skips a hash whose fields expire, field by field; `has_minimum`: the first expiry precedes it.
     pub fn skip_expiring_fields(&mut self, has_minimum: bool) -> Result<()> {
         if has_minimum {

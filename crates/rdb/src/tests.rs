@@ -1,5 +1,6 @@
 //! Files of real servers, each encoding by hand, and damaged files. `tests/redis-*.rdb` were written by Redis 6.2.14 and
-//! 7.0.15 with `*-max-ziplist-entries 8` and `list-max-ziplist-size 16`, so that small and large collections are in them.
+//! 7.0.15 with `*-max-ziplist-entries 8` and `list-max-ziplist-size 16`, so that small and large collections are in them;
+//! `tests/valkey-9.1.rdb` by Valkey 9.1.2.
 
 use std::collections::BTreeMap;
 use std::convert::Infallible;
@@ -209,6 +210,24 @@ fn data_that_is_not_supported_is_skipped_and_reported() {
     assert!(!summary.checksum);
 }
 
+#[test]
+fn file_of_valkey_9_is_read_and_its_hash_whose_fields_expire_is_skipped() {
+    let bytes = include_bytes!("tests/valkey-9.1.rdb");
+    let (found, summary) = parse(bytes).unwrap();
+    assert_eq!((summary.version, summary.program.as_deref(), summary.checksum), (80, Some("9.1.2"), true));
+    assert_eq!(summary.bytes, bytes.len() as u64);
+    assert_eq!(
+        (found.elements("a"), found.elements("h2"), found.elements("l")),
+        (vec!["b"], vec!["f=v"], vec!["a", "b", "c"])
+    );
+    assert_eq!(found.skipped, [(Some("h".to_owned()), Unsupported::ExpiringFields)]);
+    // Slots that are taken over: two ranges.
+    let slots =
+        [b"VALKEY080\xf3\x04name\x02\x01\x02\x03\x04", &key(0, b"\x01v")[..], b"\xff", &[0; 8]].concat();
+    assert_eq!(parse(&slots).unwrap().0.elements("k"), ["v"]);
+    assert!(problem(&[b"REDIS0011\xf3\x04name\x00", &[0; 20][..]].concat()).contains("unknown type"));
+}
+
 fn problem(bytes: &[u8]) -> String {
     parse(bytes).unwrap_err().to_string()
 }
@@ -218,7 +237,8 @@ fn file_that_cannot_be_read_has_an_error_that_says_why() {
     assert!(problem(b"").contains("no RDB file"));
     assert!(problem(b"PK\x03\x04 and so on").contains("no RDB file"));
     assert!(problem(b"REDIS0013").contains("version 13 is not known"));
-    assert!(problem(b"VALKEY080").contains("version 80 is not known"));
+    assert!(problem(b"VALKEY081").contains("version 81 is not known"));
+    assert!(problem(b"REDIS0080").contains("version 80 is not known"), "Valkey alone writes it");
     assert!(problem(&file(&[&key(8, b"")])).contains("unknown type"));
     assert!(problem(&file(&[&key(0, b"\xc3\x01\x05\x20")])).contains("no LZF"));
     // Lengths of 2^63 and of 4 GiB, without so many bytes after them.

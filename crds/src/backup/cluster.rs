@@ -257,7 +257,7 @@ pub struct RecoverySourceStatus {
     /// Running, Completed or Failed.
     pub phase: String,
 
-    /// Reason of a failure, and what can be restored instead.
+    /// Reason of a failure, what can be restored instead; of a drill, its comparison.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub message: Option<String>,
 

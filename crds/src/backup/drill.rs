@@ -166,11 +166,11 @@ pub struct DrillResult {
     /// The backup was restored and is what was backed up, and the Job ended with exit code 0.
     pub passed: bool,
 
-    /// Machine-readable reason of a failure, such as RestoreFailed, DigestDiffers, KeysDiffer, JobFailed or Overdue.
+    /// Machine-readable reason of a failure, such as RestoreFailed, DigestDiffers, MembersDiffer, KeysDiffer, JobFailed or Overdue.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reason: Option<String>,
 
-    /// Message about the failure.
+    /// Message about the failure, or the comparison with another base.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub message: Option<String>,
 

@@ -55,28 +55,33 @@ fn docker_compose() -> Command {
     command
 }
 
-/// Returns a command that validates the file: docker's, or docker's own library, which scripts/tools.sh
+/// Returns a command that validates `files` together: docker's, or docker's own library, which scripts/tools.sh
 /// builds.
-fn reader() -> Option<Command> {
+fn reader(files: &[&str]) -> Option<Command> {
     if docker_compose().arg("version").output().is_ok_and(|output| output.status.success()) {
         let mut command = docker_compose();
-        command.args(["-f", "compose.yaml", "config", "--quiet"]);
+        command.args(files.iter().flat_map(|file| ["-f", file])).args(["config", "--quiet"]);
         return Some(command);
     }
     let built = std::fs::read_dir(helios_testing::cache()?.join("compose-go")).ok()?.next()?.ok()?;
     let mut command = Command::new(built.path());
-    command.arg("compose.yaml").current_dir(place());
+    command.args(files).current_dir(place());
     Some(command)
 }
 
 /// Validates the file by docker's own parser, which needs no engine.
 #[test]
-fn docker_compose_accepts_the_file() {
-    let Some(mut reader) = reader() else {
-        return helios_testing::skip_or_fail("docker", "install docker with compose, or run scripts/test.sh");
-    };
-    let output = reader.output().unwrap();
-    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+fn docker_compose_accepts_the_file_alone_and_with_the_archiver() {
+    for files in [&["compose.yaml"][..], &["compose.yaml", "backup.yaml"]] {
+        let Some(mut reader) = reader(files) else {
+            return helios_testing::skip_or_fail(
+                "docker",
+                "install docker with compose, or run scripts/test.sh",
+            );
+        };
+        let output = reader.output().unwrap();
+        assert!(output.status.success(), "{files:?}: {}", String::from_utf8_lossy(&output.stderr));
+    }
 }
 
 /// Starts the services as the README does. CI has no engine; there the test below uses the same commands and

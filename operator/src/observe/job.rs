@@ -14,8 +14,16 @@ const JOB_NAME: &str = "batch.kubernetes.io/job-name";
 /// Longest message that is passed on.
 const MAX_MESSAGE: usize = 1000;
 /// Failures that no retry heals.
-const FINAL: [&str; 7] =
-    ["RecoveryImpossible", "WrongKey", "NewerFormat", "Damaged", "Forked", "Invalid", "DigestDiffers"];
+const FINAL: [&str; 8] = [
+    "RecoveryImpossible",
+    "WrongKey",
+    "NewerFormat",
+    "Damaged",
+    "Forked",
+    "Invalid",
+    "DigestDiffers",
+    "MembersDiffer",
+];
 
 #[derive(Debug, Clone, PartialEq)]
 pub enum Outcome<T> {
@@ -41,6 +49,8 @@ pub struct RestoreReport {
     pub now_ms: u64,
     pub keys: u64,
     pub digest_matches: Option<bool>,
+    /// Result of the comparison of two bases, for users.
+    pub comparison: Option<String>,
     pub took_ms: u64,
 }
 

@@ -271,7 +271,7 @@ pub fn source(view: &View, old: Option<RecoverySourceStatus>) -> Option<Recovery
             keys: Some(signed(report.keys)),
             digest_matches: report.digest_matches,
             took_seconds: Some(signed(report.took_ms.div_ceil(1000))),
-            ..at("Completed", None)
+            ..at("Completed", report.comparison.clone())
         },
     })
 }

@@ -15,16 +15,20 @@ use crate::dev::Dev;
 use crate::process::eventually;
 
 /// A running import; its lines on standard error are read as they come.
-struct Import {
+pub struct Import {
     child: Child,
     lines: BufReader<std::process::ChildStderr>,
     seen: String,
 }
 
 impl Import {
-    fn start(source: &Redis, to: &str, words: &[&str]) -> Self {
+    pub fn start(source: &Redis, to: &str, words: &[&str]) -> Self {
+        Self::start_from(&source.url(), to, words)
+    }
+
+    pub fn start_from(url: &str, to: &str, words: &[&str]) -> Self {
         let mut child = Command::new(env!("CARGO_BIN_EXE_heliosctl"))
-            .args(["import", "--from", &source.url(), "--to", to, "--output", "json"])
+            .args(["import", "--from", url, "--to", to, "--output", "json"])
             .args(words)
             .env_clear()
             .stdin(Stdio::null())
@@ -57,13 +61,13 @@ impl Import {
     }
 
     /// Returns whether it succeeded, its standard output and its standard error.
-    fn end(mut self) -> (bool, String, String) {
+    pub fn end(mut self) -> (bool, String, String) {
         while self.lines.read_line(&mut self.seen).unwrap() > 0 {}
         let output = self.child.wait_with_output().unwrap();
         (output.status.success(), String::from_utf8(output.stdout).unwrap(), self.seen)
     }
 
-    fn report(self) -> Value {
+    pub fn report(self) -> Value {
         let (succeeded, stdout, stderr) = self.end();
         assert!(succeeded, "{stderr}");
         serde_json::from_str(&stdout).unwrap()

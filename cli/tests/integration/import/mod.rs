@@ -1,7 +1,9 @@
 //! Imports from a real Redis into real members: files, and a running server with a cut-over under writers.
 
 mod live;
+mod locked;
 mod servers;
+mod valkey;
 
 use std::path::Path;
 use std::process::Output;

@@ -19,6 +19,17 @@ pub fn have_redis() -> bool {
     found
 }
 
+/// Returns the server of Valkey; without one the test is skipped or fails.
+pub fn valkey_server() -> Option<PathBuf> {
+    // Version in scripts/tools.sh.
+    let found = helios_testing::cache().map(|cache| cache.join("valkey-9.1.2.post2/bin/valkey-server"));
+    let found = found.filter(|path| path.exists());
+    if found.is_none() {
+        helios_testing::skip_or_fail("valkey", "`make test` installs it");
+    }
+    found
+}
+
 pub fn connect(address: &str) -> Option<Connection> {
     redis::Client::open(format!("redis://{address}/")).ok()?.get_connection().ok()
 }
@@ -35,20 +46,37 @@ pub fn ask<T: redis::FromRedisValue>(connection: &mut Connection, line: &str) ->
 pub struct Redis {
     pub process: Process,
     pub address: String,
+    /// `:PASSWORD@` of the default user, if it has one.
+    login: &'static str,
+    /// A port that is free for TLS.
+    pub tls_port: u16,
     pub dir: tempfile::TempDir,
     _ports: File,
 }
 
 impl Redis {
     pub fn start(settings: &[&str]) -> Self {
+        let settings = settings.iter().map(|&word| word.to_owned()).collect();
+        Self::start_with(Path::new("redis-server"), "", |_| settings)
+    }
+
+    /// Starts `program`, whose default user has the `login`, with the settings for a port for TLS.
+    pub fn start_with(
+        program: &Path,
+        login: &'static str,
+        settings: impl FnOnce(u16) -> Vec<String>,
+    ) -> Self {
         let (dir, (offset, ports)) = (tempfile::tempdir().unwrap(), free_ports());
-        let port = (6379 + offset).to_string();
-        let mut command = Command::new("redis-server");
-        command.args(["--port", &port, "--save", "", "--repl-diskless-sync-delay", "0"]).args(settings);
+        let (port, tls_port) = ((6379 + offset).to_string(), 7000 + offset);
+        let mut command = Command::new(program);
+        command.args(["--port", &port, "--save", "", "--repl-diskless-sync-delay", "0"]);
+        command.args(settings(tls_port));
         command.current_dir(dir.path()).stdin(Stdio::null()).stdout(Stdio::null());
         let server = Self {
             process: Process::start(&mut command),
             address: format!("127.0.0.1:{port}"),
+            login,
+            tls_port,
             dir,
             _ports: ports,
         };
@@ -58,7 +86,7 @@ impl Redis {
 
     pub fn connection(&self) -> Connection {
         eventually("redis-server answers", || {
-            let mut connection = connect(&self.address)?;
+            let mut connection = connect(&format!("{}{}", self.login, self.address))?;
             redis::cmd("PING").query::<String>(&mut connection).ok().map(|_| connection)
         })
     }

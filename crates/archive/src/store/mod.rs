@@ -54,8 +54,8 @@ impl Store {
         let bytes = found.bytes().await.map_err(failed)?;
         // A connection that ends early is an error of most clients, but not of all.
         if bytes.len() as u64 != size {
-            let reason = format!("the store sent {} of {size} bytes", bytes.len());
-            return Err(ArchiveError::damaged(name, reason));
+            let detail = format!("it sent {} of {size} bytes", bytes.len());
+            return Err(ArchiveError::Unavailable { call: "GET", object: name.to_owned(), detail });
         }
         Ok(bytes)
     }

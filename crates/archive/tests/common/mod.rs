@@ -1,26 +1,15 @@
-//! A store in memory with an archive in it, and faults.
+//! An archive in a store.
 
 #![allow(dead_code, reason = "each test binary uses a part")]
 
-use std::fmt;
 use std::ops::RangeInclusive;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
 
-use async_trait::async_trait;
-use bytes::Bytes;
-use futures::StreamExt as _;
-use futures::stream::BoxStream;
 use helios_archive::base::{BaseReader, BaseRequest, BaseWriter, Begun, Manifest, Options};
 use helios_archive::plan::Target;
 use helios_archive::segments::{Entry, Position, SegmentWriter};
 use helios_archive::{Archive, ArchiveError, BaseId, Catalog, History, Keyring, Origin, Result, Store};
-use object_store::memory::InMemory;
-use object_store::path::Path;
-use object_store::{
-    CopyOptions, Error, GetOptions, GetResult, GetResultPayload, ListResult, MultipartUpload, ObjectMeta,
-    ObjectStore, PutMultipartOptions, PutOptions, PutPayload, PutResult,
-};
+use object_store::ObjectStore;
 
 pub const PART_BYTES: usize = 4000;
 pub const SEGMENT_BYTES: usize = 1500;
@@ -139,153 +128,4 @@ pub async fn restore(
 
 pub fn start() -> Position {
     Position { next_index: 11, term: 2, now_ms: 1010, previous: [0; 32] }
-}
-
-/// Fault of one call of the store.
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub enum Fault {
-    Forbidden,
-    Throttled,
-    Full,
-    /// The call takes effect, and its answer is lost.
-    AnswerLost,
-    /// A read returns the first half of the object.
-    Half,
-    /// A conditional write stores the first half, as a server that crashes does.
-    HalfWritten,
-}
-
-/// A store in memory whose call of a number, counted from 0, meets a fault.
-pub struct Faulty {
-    pub inner: Arc<InMemory>,
-    pub fault: Fault,
-    pub at: usize,
-    pub calls: AtomicUsize,
-}
-
-impl Faulty {
-    pub fn new(inner: Arc<InMemory>, fault: Fault, at: usize) -> Arc<Self> {
-        Arc::new(Self { inner, fault, at, calls: AtomicUsize::new(0) })
-    }
-
-    fn fault(&self) -> Option<Fault> {
-        (self.calls.fetch_add(1, Ordering::SeqCst) == self.at).then_some(self.fault)
-    }
-
-    pub fn was_met(&self) -> bool {
-        self.calls.load(Ordering::SeqCst) > self.at
-    }
-}
-
-fn generic(text: &str) -> Error {
-    Error::Generic { store: "S3", source: text.into() }
-}
-
-fn denied(path: &Path) -> Error {
-    Error::PermissionDenied { path: path.to_string(), source: "status code: 403 AccessDenied".into() }
-}
-
-fn error_of(fault: Fault, path: &Path) -> Option<Error> {
-    match fault {
-        Fault::Forbidden => Some(denied(path)),
-        Fault::Throttled => Some(generic("Server returned non-2xx status code: 503: SlowDown")),
-        Fault::Full => Some(Error::Generic {
-            store: "LocalFileSystem",
-            source: Box::new(std::io::Error::from(std::io::ErrorKind::StorageFull)),
-        }),
-        Fault::AnswerLost | Fault::Half | Fault::HalfWritten => None,
-    }
-}
-
-fn half(bytes: &Bytes) -> Bytes {
-    bytes.slice(..bytes.len() / 2)
-}
-
-impl fmt::Debug for Faulty {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{:?} at {}", self.fault, self.at)
-    }
-}
-
-impl fmt::Display for Faulty {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{self:?}")
-    }
-}
-
-#[async_trait]
-impl ObjectStore for Faulty {
-    async fn put_opts(
-        &self,
-        path: &Path,
-        payload: PutPayload,
-        options: PutOptions,
-    ) -> object_store::Result<PutResult> {
-        let fault = self.fault();
-        if let Some(error) = fault.and_then(|fault| error_of(fault, path)) {
-            return Err(error);
-        }
-        let payload = match fault {
-            Some(Fault::HalfWritten) => half(&Bytes::from(payload)).into(),
-            _ => payload,
-        };
-        let put = self.inner.put_opts(path, payload, options).await?;
-        match fault {
-            Some(Fault::AnswerLost | Fault::HalfWritten) => Err(generic("connection closed")),
-            _ => Ok(put),
-        }
-    }
-
-    async fn put_multipart_opts(
-        &self,
-        path: &Path,
-        options: PutMultipartOptions,
-    ) -> object_store::Result<Box<dyn MultipartUpload>> {
-        self.inner.put_multipart_opts(path, options).await
-    }
-
-    async fn get_opts(&self, path: &Path, options: GetOptions) -> object_store::Result<GetResult> {
-        let fault = self.fault();
-        if let Some(error) = fault.and_then(|fault| error_of(fault, path)) {
-            return Err(error);
-        }
-        let found = self.inner.get_opts(path, options).await?;
-        match fault {
-            Some(Fault::AnswerLost) => Err(generic("connection closed")),
-            Some(Fault::Half) => {
-                let GetResult { meta, range, attributes, extensions, .. } = found;
-                let bytes = half(&self.inner.get_opts(path, GetOptions::default()).await?.bytes().await?);
-                let payload = GetResultPayload::Stream(
-                    futures::stream::once(async move { Ok::<_, Error>(bytes) }).boxed(),
-                );
-                Ok(GetResult { payload, meta, range, attributes, extensions })
-            }
-            _ => Ok(found),
-        }
-    }
-
-    fn delete_stream(
-        &self,
-        paths: BoxStream<'static, object_store::Result<Path>>,
-    ) -> BoxStream<'static, object_store::Result<Path>> {
-        match self.fault().and_then(|fault| error_of(fault, &Path::default())) {
-            Some(error) => futures::stream::once(async move { Err(error) }).boxed(),
-            None => self.inner.delete_stream(paths),
-        }
-    }
-
-    fn list(&self, prefix: Option<&Path>) -> BoxStream<'static, object_store::Result<ObjectMeta>> {
-        match self.fault().and_then(|fault| error_of(fault, &Path::default())) {
-            Some(error) => futures::stream::once(async move { Err(error) }).boxed(),
-            None => self.inner.list(prefix),
-        }
-    }
-
-    async fn list_with_delimiter(&self, prefix: Option<&Path>) -> object_store::Result<ListResult> {
-        self.inner.list_with_delimiter(prefix).await
-    }
-
-    async fn copy_opts(&self, from: &Path, to: &Path, options: CopyOptions) -> object_store::Result<()> {
-        self.inner.copy_opts(from, to, options).await
-    }
 }

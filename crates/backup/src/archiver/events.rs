@@ -6,6 +6,7 @@ use helios_archive::ArchiveError;
 use helios_archive::base::Manifest;
 use helios_proto::v1::{ArchivedEntry, BaseHeader, ErrorCode, LogChunk};
 
+use super::retry::unless_stopped;
 use super::run::Gap;
 use super::tail::Written;
 use super::view::{State, Work};
@@ -162,13 +163,13 @@ impl Archiver {
             }
             Err(TakeError::Archive(error)) => {
                 let state = self.record(Work::Base, &error);
-                self.base_retry.failed(now, state.is_retried_slowly());
+                self.base_retry.failed(now, self.slow_retry(state));
             }
             Err(TakeError::Member(error)) => {
                 tracing::warn!("no base: {error}");
                 self.shared.metrics.failed("Member");
                 self.avoid_until.insert(address.to_owned(), now + AVOID_MS);
-                self.base_retry.failed(now, false);
+                self.base_retry.failed(now, None);
                 let trouble = (State::NoMember, error.to_string());
                 if self.base_retry.failures > 1 {
                     self.shared.view().troubles.insert(Work::Base, trouble);
@@ -196,13 +197,14 @@ impl Archiver {
             return;
         }
         let mut written = Vec::new();
-        let fed = tail.feed(now, &mut written).await;
+        let fed = unless_stopped(tail.feed(now, &mut written), &self.stop, None).await;
         run.heard_at = self.start.elapsed().as_millis().try_into().unwrap_or(now);
         self.written(&written);
-        if let Err(error) = fed {
-            self.store_failed(Work::Flush, &error);
-        } else if !written.is_empty() {
-            self.store_succeeded(Work::Flush);
+        match fed {
+            Some(Err(error)) => self.store_failed(Work::Flush, &error),
+            Some(Ok(())) if !written.is_empty() => self.store_succeeded(Work::Flush),
+            Some(Ok(())) => {}
+            None => self.is_stopping = true,
         }
     }
 

@@ -6,7 +6,9 @@ mod events;
 mod holds;
 mod http;
 mod metrics;
+mod retry;
 mod run;
+mod settings;
 mod tail;
 mod view;
 mod work;
@@ -18,25 +20,26 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use helios_archive::retention::Retention;
 use helios_archive::{Archive, ArchiveError, History, Keyring, Parent, Store};
 use helios_proto::v1::{BaseHeader, LogChunk};
 use tokio::net::TcpListener;
-use tokio::sync::{mpsc, watch};
+use tokio::sync::watch;
 use tokio::task::{JoinError, JoinSet};
 use tokio::time::{Instant, sleep_until};
 use tokio_util::sync::CancellationToken;
 
 use self::decide::{Busy, Facts, Log, Step, decide};
 use self::holds::Order;
+use self::retry::{Retry, unless_stopped};
 use self::run::Run;
+pub use self::settings::{Limits, Settings};
 use self::view::{Shared, State, Work};
 use self::work::{Done, Names};
 use crate::args::{ArchiveArgs, From};
 use crate::choose::{Experience, LogChoice, for_base, for_log};
 use crate::failure::reason_of;
 use crate::members::{Answer, MemberError, Members};
-use crate::pace::{Pace, backoff};
+use crate::pace::Pace;
 use crate::time::{millis, wall_ms};
 use crate::{Failure, choose};
 
@@ -50,19 +53,6 @@ const CHECK_MS: u64 = 60_000;
 const FIRST_COLLECTION_MS: u64 = 60_000;
 /// Two passes have to be an hour apart.
 const COLLECTION_MS: u64 = 3_610_000;
-/// Pause after an error that only an admin can end.
-const SLOW_RETRY: Duration = Duration::from_secs(60);
-
-#[derive(Debug, Clone)]
-pub struct Settings {
-    pub name: String,
-    pub namespace: String,
-    pub flush_interval: Duration,
-    pub retention: Retention,
-    pub max_bytes_per_second: u64,
-    /// Zero: no bases but the first one and those after a gap.
-    pub base_interval: Duration,
-}
 
 /// Runs the archiver until `stop`.
 ///
@@ -78,6 +68,7 @@ pub async fn run(args: &ArchiveArgs, stop: CancellationToken) -> Result<(), Fail
         retention: args.retention.rules(),
         max_bytes_per_second: args.max_bytes_per_second,
         base_interval: args.base_interval,
+        limits: Limits::default(),
     };
     let bound = TcpListener::bind(args.listen).await;
     let listener = bound.map_err(|e| Failure::usage(format!("cannot listen on {}: {e}", args.listen)))?;
@@ -86,25 +77,6 @@ pub async fn run(args: &ArchiveArgs, stop: CancellationToken) -> Result<(), Fail
     let ended = Archiver::new(settings, members, store, keyring, shared).run(stop).await;
     server.abort();
     ended
-}
-
-/// Calls that failed in a row.
-#[derive(Debug, Default)]
-struct Retry {
-    failures: u32,
-    at: u64,
-}
-
-impl Retry {
-    fn failed(&mut self, now: u64, is_slow: bool) {
-        self.failures = self.failures.saturating_add(1);
-        let pause = if is_slow { SLOW_RETRY } else { backoff(self.failures, rand::random()) };
-        self.at = now.saturating_add(millis(pause));
-    }
-
-    fn succeeded(&mut self) {
-        *self = Self::default();
-    }
 }
 
 /// The owner of the state.
@@ -120,7 +92,9 @@ pub struct Archiver {
     before: Option<Parent>,
     tasks: JoinSet<Done>,
     busy: Busy,
-    headers: (mpsc::UnboundedSender<BaseHeader>, mpsc::UnboundedReceiver<BaseHeader>),
+    /// Header of the last snapshot of the base that is being taken.
+    header: watch::Receiver<Option<BaseHeader>>,
+    stop: CancellationToken,
     holds: watch::Sender<Option<Order>>,
     answers: Vec<Answer>,
     surveyed_at: Option<u64>,
@@ -167,7 +141,8 @@ impl Archiver {
             before: None,
             tasks: JoinSet::new(),
             busy: Busy::default(),
-            headers: mpsc::unbounded_channel(),
+            header: watch::Sender::new(None).subscribe(),
+            stop: CancellationToken::new(),
             holds: watch::Sender::new(None),
             answers: Vec::new(),
             surveyed_at: None,
@@ -192,6 +167,7 @@ impl Archiver {
     /// If the last entries that were received could not be written. They are in the members' logs, and the next archiver
     /// reads them.
     pub async fn run(mut self, stop: CancellationToken) -> Result<(), Failure> {
+        self.stop = stop;
         let holder = format!("archiver {}/{}", self.settings.namespace, self.settings.name);
         let holding = tokio::spawn(holds::hold(self.members.clone(), holder, self.holds.subscribe()));
         loop {
@@ -208,7 +184,7 @@ impl Archiver {
                 Step::Collect => self.collect(),
                 Step::Check => self.check(),
                 Step::Wait(until) => {
-                    let event = self.wait(until, &stop).await;
+                    let event = self.wait(until).await;
                     let is_chunk = matches!(event, Event::Chunk(Ok(_)));
                     self.handle(event).await;
                     // A member sends thousands of chunks per second under load, and one in each second without any.
@@ -294,7 +270,7 @@ impl Archiver {
         Experience { avoid: avoid.map(|(address, _)| address.clone()).collect(), purged: self.purged.clone() }
     }
 
-    async fn wait(&mut self, until: u64, stop: &CancellationToken) -> Event {
+    async fn wait(&mut self, until: u64) -> Event {
         let now = self.now();
         let pull_at = self.pace.next_at();
         let run = self.run.as_mut().filter(|run| run.tail.as_ref().is_some_and(|tail| !tail.is_full()));
@@ -308,9 +284,13 @@ impl Archiver {
             }
         };
         tokio::select! {
-            () = stop.cancelled(), if !self.is_stopping => Event::Stop,
+            () = self.stop.cancelled(), if !self.is_stopping => Event::Stop,
             Some(done) = self.tasks.join_next() => Event::Done(done),
-            Some(header) = self.headers.1.recv() => Event::Header(header),
+            // Without its sender no base is being taken.
+            Ok(()) = self.header.changed() => {
+                let header = self.header.borrow_and_update().clone();
+                header.map_or(Event::Timer, Event::Header)
+            }
             chunk = chunk => Event::Chunk(chunk),
             () = sleep_until(until) => Event::Timer,
         }
@@ -336,31 +316,42 @@ impl Archiver {
         let Some(run) = &mut self.run else { return };
         let Some(tail) = &mut run.tail else { return };
         let mut written = Vec::new();
-        let flushed = tail.flush(now, &mut written).await;
+        let limit = self.is_stopping.then_some(self.settings.limits.last_write);
+        let flushed = unless_stopped(tail.flush(now, &mut written), &self.stop, limit).await;
         // The member was not read meanwhile.
         run.heard_at = run.heard_at.max(millis(self.start.elapsed()));
         self.written(&written);
         match flushed {
-            Ok(()) => self.store_succeeded(Work::Flush),
-            Err(error) => {
+            Some(Ok(())) => self.store_succeeded(Work::Flush),
+            Some(Err(error)) => {
                 self.last_flush_failed = self.is_stopping;
                 self.store_failed(Work::Flush, &error);
             }
+            None if self.is_stopping => {
+                self.last_flush_failed = true;
+                let trouble = (State::StoreUnavailable, "the store did not answer".to_owned());
+                self.shared.view().troubles.insert(Work::Flush, trouble);
+            }
+            // It is repeated once.
+            None => self.is_stopping = true,
         }
     }
 
     fn take_base(&mut self) {
         let Some(run) = &self.run else { return };
         let avoid = self.experience().avoid;
-        let chosen = for_base(&self.answers, run.archive.history(), From::Follower, &avoid);
+        let last = run.inventory.newest_base().map(|base| base.member.as_str());
+        let chosen = for_base(&self.answers, run.archive.history(), From::Follower, &avoid, last);
         let Some(member) = chosen.and_then(|address| self.members.get(&address)).cloned() else {
             let now = self.now();
-            self.base_retry.failed(now, false);
+            self.base_retry.failed(now, None);
             return;
         };
         tracing::info!(member = member.address(), "taking a base");
         self.busy.base = true;
-        let (limit, headers) = (self.settings.max_bytes_per_second, self.headers.0.clone());
+        let limit = self.settings.max_bytes_per_second;
+        let headers = watch::Sender::new(None);
+        self.header = headers.subscribe();
         self.tasks.spawn(work::base(run.archive.clone(), member, limit, headers));
     }
 
@@ -414,7 +405,7 @@ impl Archiver {
         }
         self.tasks = JoinSet::new();
         self.busy = Busy::default();
-        self.headers = mpsc::unbounded_channel();
+        self.header = watch::Sender::new(None).subscribe();
         self.purged.clear();
         let (now, archive) = (self.now(), Archive::new(self.store.clone(), history, self.keyring.clone()));
         self.run = Some(Run::new(archive));
@@ -434,7 +425,12 @@ impl Archiver {
     fn store_failed(&mut self, work: Work, error: &ArchiveError) {
         let now = self.now();
         let state = self.record(work, error);
-        self.store_retry.failed(now, state.is_retried_slowly());
+        self.store_retry.failed(now, self.slow_retry(state));
+    }
+
+    /// Pause after an error with this state, if it is longer than others.
+    fn slow_retry(&self, state: State) -> Option<Duration> {
+        state.is_retried_slowly().then_some(self.settings.limits.slow_retry)
     }
 
     fn record(&mut self, work: Work, error: &ArchiveError) -> State {
@@ -451,7 +447,7 @@ impl Archiver {
     fn no_member(&mut self, reason: &str) {
         let now = self.now();
         self.shared.metrics.failed("Member");
-        self.member_retry.failed(now, false);
+        self.member_retry.failed(now, None);
         // The first failure is a member that restarts, and the next one takes over.
         if self.member_retry.failures > 1 {
             tracing::warn!("no member can be read: {reason}");

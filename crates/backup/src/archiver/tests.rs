@@ -1,5 +1,7 @@
 //! The archiver against members in this process and a store in a directory.
 
+mod faults;
+
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -14,7 +16,7 @@ use tokio::time::{Instant, sleep};
 use tokio_util::sync::CancellationToken;
 
 use super::view::Shared;
-use super::{Archiver, Settings};
+use super::{Archiver, Limits, Settings};
 use crate::Failure;
 use crate::members::Connection;
 use crate::testing::{Digest, Member, base_content, entry, members};
@@ -42,6 +44,10 @@ fn archive(dir: &TempDir, incarnation: u64) -> Archive {
 }
 
 fn start(dir: &TempDir, all: &[&Member]) -> Running {
+    start_with(store(dir), Limits::default(), all)
+}
+
+fn start_with(store: Store, limits: Limits, all: &[&Member]) -> Running {
     let settings = Settings {
         name: "orders".to_owned(),
         namespace: "shop".to_owned(),
@@ -49,10 +55,11 @@ fn start(dir: &TempDir, all: &[&Member]) -> Running {
         retention: Retention::default(),
         max_bytes_per_second: 0,
         base_interval: Duration::ZERO,
+        limits,
     };
     let shared = Arc::new(Shared::new());
     let members = members(all.iter().copied());
-    let archiver = Archiver::new(settings, members, store(dir), Keyring::unencrypted(), Arc::clone(&shared));
+    let archiver = Archiver::new(settings, members, store, Keyring::unencrypted(), Arc::clone(&shared));
     let stop = CancellationToken::new();
     Running { shared, stop: stop.clone(), task: tokio::spawn(archiver.run(stop)) }
 }
@@ -144,6 +151,7 @@ async fn base_and_log_are_archived_from_a_follower_and_resumed_after_a_restart()
         succeeded: true,
         took_ms: 900,
         detail: String::new(),
+        compared_index: None,
     };
     for drill in [
         Drill { at_ms: 6_000, index: 9, ..restore.clone() },

@@ -5,7 +5,7 @@ use helios_archive::retention::Retention;
 use helios_archive::segments::{Position, SegmentWriter, read_header};
 use helios_archive::{Archive, ArchiveError, BaseId, Collected, Parent, SegmentId};
 use helios_proto::v1::{BaseHeader, LogChunk};
-use tokio::sync::mpsc;
+use tokio::sync::watch;
 
 use crate::inventory::Inventory;
 use crate::members::{Answer, Chunks, Member, MemberError};
@@ -88,9 +88,9 @@ pub async fn base(
     archive: Archive,
     member: Member,
     max_bytes_per_second: u64,
-    headers: mpsc::UnboundedSender<BaseHeader>,
+    headers: watch::Sender<Option<BaseHeader>>,
 ) -> Done {
-    let on_header = |header: &BaseHeader| drop(headers.send(header.clone()));
+    let on_header = |header: &BaseHeader| drop(headers.send_replace(Some(header.clone())));
     let taken = take(&archive, &member, max_bytes_per_second, on_header).await;
     Done::Based(member.address().to_owned(), taken)
 }

@@ -3,6 +3,7 @@
 //! The store is read twice: once to check everything, once to send it. The node has no state of half a restore then, whatever is
 //! damaged, and this process needs neither a disk for the base nor memory for more than a part of it.
 
+mod compare;
 mod plan;
 mod push;
 
@@ -12,6 +13,7 @@ use helios_archive::Drill;
 use helios_proto::v1::{BaseHeader, Restored};
 use serde_json::json;
 
+use self::compare::{Comparison, comparison};
 use self::plan::{Prepared, prepare};
 use self::push::{Node, push};
 use crate::Failure;
@@ -48,14 +50,16 @@ pub async fn restore(args: &RestoreArgs) -> Result<Answer, Failure> {
 async fn record(prepared: &Prepared, restored: &Restored, took: Duration) {
     let base = prepared.plan.base;
     let matches = digest_matches(prepared.manifest.state_digest.as_deref(), &restored.base_digest);
+    let compared = comparison(prepared, restored).and_then(|comparison| comparison.matches);
     let drill = Drill {
         at_ms: wall_ms(),
         index: base.index,
         term: base.term,
         is_restore: true,
-        succeeded: matches != Some(false),
+        succeeded: ![matches, compared].contains(&Some(false)),
         took_ms: millis(took),
         detail: format!("{} keys at index {}", restored.keys, restored.index),
+        compared_index: compared.and(prepared.compare.as_ref()).map(|base| base.index),
     };
     if let Err(error) = prepared.archive.report_drill(&drill).await {
         tracing::warn!(%error, "the restore is complete, but cannot be recorded in the store");
@@ -87,6 +91,7 @@ fn planned(prepared: &Prepared) -> Answer {
         "entries": prepared.entries,
         "bytes": prepared.manifest.bytes,
         "keys": prepared.manifest.keys,
+        "compareIndex": prepared.compare.as_ref().map(|base| base.index),
     });
     let text = format!(
         "cluster {}, incarnation {}, can be restored to index {} ({}): base {}-{} of {} and {} entries in {} segments; every object \
@@ -114,6 +119,7 @@ fn done(prepared: &Prepared, cluster_id: &str, restored: &Restored, took: Took) 
     let history = prepared.archive.history();
     let base = prepared.plan.base;
     let matches = digest_matches(prepared.manifest.state_digest.as_deref(), &restored.base_digest);
+    let comparison = comparison(prepared, restored);
     let mut document = json!({
         "sourceClusterId": history.cluster_id(),
         "sourceIncarnation": history.incarnation(),
@@ -125,6 +131,8 @@ fn done(prepared: &Prepared, cluster_id: &str, restored: &Restored, took: Took) 
         "baseKeys": prepared.manifest.keys,
         "keys": restored.keys,
         "digestMatches": matches,
+        "comparisonMatches": comparison.as_ref().and_then(|comparison| comparison.matches),
+        "comparison": comparison.as_ref().map(|comparison| &comparison.text),
         "tookMs": millis(took.all),
         "checkMs": millis(took.check),
     });
@@ -133,23 +141,33 @@ fn done(prepared: &Prepared, cluster_id: &str, restored: &Restored, took: Took) 
         Some(false) => "; THE STATE OF THE BASE HAS ANOTHER DIGEST THAN ITS MANIFEST",
         None => "",
     };
+    let compared = comparison.as_ref().map(|comparison| format!("; {}", comparison.text)).unwrap_or_default();
     let text = format!(
-        "cluster {cluster_id} has the state of {} at index {} ({}): {} keys, in {:.1} s{checked}\n",
+        "cluster {cluster_id} has the state of {} at index {} ({}): {} keys, in {:.1} s{checked}{compared}\n",
         history.cluster_id(),
         restored.index,
         rfc3339(prepared.now_ms),
         restored.keys,
         took.all.as_secs_f64(),
     );
-    let problem =
-        "the restored state is not the one that was backed up: its digest differs; do not use this cluster";
-    let differs = matches == Some(false);
-    if differs {
-        document["error"] = json!({"reason": "DigestDiffers", "message": problem});
+    let failure = problem(matches, comparison);
+    if let Some(failure) = &failure {
+        document["error"] = failure.document()["error"].clone();
     }
     let mut answer = Answer::new(document, text);
-    answer.problem = differs.then(|| problem.to_owned());
+    answer.problem = failure.map(|failure| failure.message);
     answer
+}
+
+/// Why the restored state must not be trusted.
+fn problem(digest_matches: Option<bool>, comparison: Option<Comparison>) -> Option<Failure> {
+    if digest_matches == Some(false) {
+        let text = "the restored state is not the one that was backed up: its digest differs; do not use this cluster";
+        return Some(Failure::new("DigestDiffers", text));
+    }
+    let differs = comparison.filter(|comparison| comparison.matches == Some(false))?;
+    let text = format!("{}; keep both bases and the log between them, and compare the members", differs.text);
+    Some(Failure::new("MembersDiffer", text))
 }
 
 /// Whether the node computed the digest of the manifest; `None` if one of the two is not known.
@@ -179,7 +197,17 @@ fn header(prepared: &Prepared) -> BaseHeader {
 
 #[cfg(test)]
 mod tests {
-    use super::digest_matches;
+    use super::*;
+
+    #[test]
+    fn state_that_is_not_the_recorded_one_or_that_of_another_member_is_a_problem_with_its_reason() {
+        let compared = |matches| Some(Comparison { matches, text: "members".to_owned() });
+        let reason = |digest, comparison| problem(digest, comparison).map(|failure| failure.reason);
+        assert_eq!(reason(Some(true), compared(Some(true))), None);
+        assert_eq!(reason(None, compared(None)), None);
+        assert_eq!(reason(Some(true), compared(Some(false))), Some("MembersDiffer"));
+        assert_eq!(reason(Some(false), compared(Some(true))), Some("DigestDiffers"));
+    }
 
     #[test]
     fn digest_is_compared_only_if_both_are_known() {

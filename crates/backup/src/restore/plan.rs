@@ -8,8 +8,9 @@ use helios_archive::plan::{Impossible, Plan, Reason, Target};
 use helios_archive::segments::{Stop, read_header};
 use helios_archive::{Archive, ArchiveError, Keyring, Object, Store};
 
+use super::compare::{MAX_BETWEEN, is_turn, prepare_compared};
 use crate::Failure;
-use crate::args::RestoreArgs;
+use crate::args::{CrossCheck, RestoreArgs};
 use crate::inventory::Inventory;
 use crate::select::{Found, select};
 use crate::time::rfc3339;
@@ -23,11 +24,30 @@ pub struct Prepared {
     pub last_index: u64,
     pub now_ms: u64,
     pub entries: u64,
+    /// The base that the state is compared with on the way.
+    pub compare: Option<Manifest>,
+    /// Why it is compared with none, although that was requested.
+    pub not_compared: Option<String>,
 }
 
 pub async fn prepare(store: &Store, keyring: &Keyring, args: &RestoreArgs) -> Result<Prepared, Failure> {
-    let (archive, plan) = find(store, keyring, args).await?;
-    Ok(check(archive, plan).await?)
+    let (archive, inventory, plan) = find(store, keyring, args).await?;
+    let limit = match args.cross_check {
+        CrossCheck::Always => u64::MAX,
+        CrossCheck::Alternate if is_turn(inventory.verified.as_ref()) => MAX_BETWEEN,
+        CrossCheck::Alternate | CrossCheck::Never => return Ok(check(archive, plan).await?),
+    };
+    match prepare_compared(&archive, &inventory, &plan, limit).await? {
+        Ok(prepared) => Ok(prepared),
+        Err(reason) if args.cross_check == CrossCheck::Always => {
+            Err(Failure::new("NothingToCompare", reason))
+        }
+        Err(reason) => {
+            tracing::warn!("two bases are not compared: {reason}");
+            let not_compared = Some(reason);
+            Ok(Prepared { not_compared, ..check(archive, plan).await? })
+        }
+    }
 }
 
 fn target(args: &RestoreArgs) -> Target {
@@ -40,7 +60,11 @@ fn target(args: &RestoreArgs) -> Target {
 }
 
 /// Returns the plan in the newest history that has the target. A cluster of one name may have several: each recovery begins one.
-async fn find(store: &Store, keyring: &Keyring, args: &RestoreArgs) -> Result<(Archive, Plan), Failure> {
+async fn find(
+    store: &Store,
+    keyring: &Keyring,
+    args: &RestoreArgs,
+) -> Result<(Archive, Inventory, Plan), Failure> {
     let mut histories = Vec::new();
     for Found { archive, .. } in select(store, keyring, &args.history).await? {
         let inventory = Inventory::load(&archive, &Inventory::default()).await?;
@@ -54,7 +78,7 @@ async fn find(store: &Store, keyring: &Keyring, args: &RestoreArgs) -> Result<(A
     let mut refused = None;
     for (archive, mut inventory) in histories {
         match archive.plan(&inventory.catalog, &mut inventory.clocks, target(args)).await? {
-            Ok(plan) => return Ok((archive, plan)),
+            Ok(plan) => return Ok((archive, inventory, plan)),
             Err(impossible) if refused.is_none() => {
                 refused = Some(refusal(&archive, &inventory, impossible).await?);
             }
@@ -105,7 +129,7 @@ async fn shown(archive: &Archive, inventory: &Inventory, point: Point) -> Result
 }
 
 /// Reads everything that the plan needs.
-async fn check(archive: Archive, plan: Plan) -> Result<Prepared, ArchiveError> {
+pub async fn check(archive: Archive, plan: Plan) -> Result<Prepared, ArchiveError> {
     let mut base = BaseReader::open(&archive, plan.base).await?;
     let manifest = base.manifest().clone();
     let read_base = async {
@@ -129,5 +153,14 @@ async fn check(archive: Archive, plan: Plan) -> Result<Prepared, ArchiveError> {
         let reason = format!("the log after it ends at {last_index}, before the target");
         return Err(ArchiveError::Damaged { object, reason });
     }
-    Ok(Prepared { archive, plan, manifest, last_index, now_ms, entries: count })
+    Ok(Prepared {
+        archive,
+        plan,
+        manifest,
+        last_index,
+        now_ms,
+        entries: count,
+        compare: None,
+        not_compared: None,
+    })
 }

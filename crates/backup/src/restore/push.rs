@@ -91,6 +91,7 @@ pub async fn push(
         fencing_token,
         base: Some(super::header(prepared)),
         last_index: prepared.last_index,
+        compare_index: prepared.compare.as_ref().map(|base| base.index).unwrap_or_default(),
     };
     for attempt in 1.. {
         let failure = match call(node, header.clone(), prepared).await {

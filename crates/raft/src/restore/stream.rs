@@ -23,13 +23,16 @@ pub struct Plan {
     pub base: SnapshotId,
     /// Last entry of the restored state.
     pub last_index: u64,
+    /// Index at which the state is read for a comparison.
+    pub compare_index: Option<u64>,
     pub fencing_token: u64,
 }
 
 impl Plan {
     /// Checks the header, apart from the disk that it is for.
     pub fn of(header: &RestoreHeader) -> Result<Self, Error> {
-        let RestoreHeader { cluster_id, base, last_index, fencing_token, expected_disk_id: _ } = header;
+        let RestoreHeader { cluster_id, base, last_index, compare_index, fencing_token, expected_disk_id: _ } =
+            header;
         if cluster_id.is_empty() {
             return Err(Error::invalid("cluster_id is empty: choose one, record it, then call again"));
         }
@@ -53,12 +56,20 @@ impl Plan {
                  term {term}, and {last_index} as the last index"
             )));
         }
+        let compare_index = Some(*compare_index).filter(|at| *at > 0);
+        if compare_index.is_some_and(|at| at <= *index || at > *last_index) {
+            return Err(Error::invalid(format!(
+                "the header of the restore has {} as the index to compare at, which is not above {index} and up to {last_index}",
+                compare_index.unwrap_or_default()
+            )));
+        }
         let is_set = *version == SnapshotMeta::SET_VERSION;
         Ok(Self {
             cluster_id: cluster_id.clone(),
             source: source.clone(),
             base: SnapshotId { index: *index, term: *term, size_bytes: *size_bytes, crc32c: *crc32c, is_set },
             last_index: *last_index,
+            compare_index,
             fencing_token: *fencing_token,
         })
     }
@@ -237,6 +248,8 @@ mod tests {
             refusal(|_, base| base.term = 0),
             refusal(|_, base| base.index = 0),
             refusal(|header, _| header.last_index = 9),
+            refusal(|header, _| header.compare_index = 10),
+            refusal(|header, _| header.compare_index = 13),
         ] {
             assert_eq!(error.code, ErrorCode::InvalidArgument, "{error}");
         }

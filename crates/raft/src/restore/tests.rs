@@ -26,6 +26,8 @@ const LAST: u64 = 120;
 /// An entry that is skipped, and the one that skips it.
 const SKIPPED: u64 = 80;
 const SKIP: u64 = 95;
+/// Index at which the state is compared with that of a member.
+const COMPARED: u64 = 105;
 
 /// An archived log, with the state that a restore of it has to have.
 struct Backup {
@@ -33,6 +35,8 @@ struct Backup {
     base: Vec<u8>,
     entries: Vec<ArchivedEntry>,
     base_digest: u64,
+    /// Number of keys and digest of the state at [`COMPARED`].
+    compared: (u64, u64),
     /// Digest of the restored state.
     digest: u64,
 }
@@ -142,10 +146,14 @@ fn backup(engine: EngineKind, version_is_set: bool) -> Backup {
         cluster_id: "new".into(),
         base: Some(header),
         last_index: LAST,
+        compare_index: COMPARED,
         fencing_token: 6,
         ..RestoreHeader::default()
     };
-    apply(BASE + 1..=LAST);
+    apply(BASE + 1..=COMPARED);
+    store.checkpoint().unwrap();
+    let compared = (store.key_count(), store.state_digest().unwrap());
+    apply(COMPARED + 1..=LAST);
     assert_eq!(store.applied().index, LAST);
     let plan = Plan::of(&header).unwrap();
     let Applied { index, term } = store.applied();
@@ -154,7 +162,7 @@ fn backup(engine: EngineKind, version_is_set: bool) -> Backup {
     store.checkpoint().unwrap();
     let digest = store.state_digest().unwrap();
     let entries = (BASE + 1..=LAST).map(|index| archived(&entry(index))).collect();
-    Backup { header, base, entries, base_digest, digest }
+    Backup { header, base, entries, base_digest, compared, digest }
 }
 
 type Outcome<T> = Result<T, Box<dyn std::error::Error>>;
@@ -288,9 +296,24 @@ fn restored_node_has_the_state_of_the_log_up_to_the_last_index() {
             let restored = restore_with(&disk, engine, &backup, threads).unwrap();
             assert_eq!(restored.base_digest, format!("{:016x}", backup.base_digest));
             assert_eq!((restored.index, restored.base_keys > 10), (LAST, true));
+            let (keys, digest) = backup.compared;
+            assert_eq!((restored.compared_keys, restored.compared_digest), (keys, format!("{digest:016x}")));
             assert!(start(&disk, engine, &backup));
         }
     }
+}
+
+#[test]
+fn state_is_read_for_a_comparison_at_the_last_index_too_and_not_without_one() {
+    let mut backup = backup(EngineKind::Runs, true);
+    let mut compared = |at| {
+        backup.header.compare_index = at;
+        let restored = restore(&SimDisk::new(1), EngineKind::Runs, &backup).unwrap();
+        (restored.compared_keys, restored.compared_digest, restored.keys)
+    };
+    let (keys, digest, all) = compared(LAST);
+    assert_eq!((keys, digest.len()), (all, 16));
+    assert_eq!(compared(0), (0, String::new(), all));
 }
 
 /// The order of the operations is that of the threads, so that each run cuts at other ones.

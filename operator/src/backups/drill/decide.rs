@@ -150,7 +150,7 @@ fn restoring(running: &RunningDrill, cluster: &HeliosCluster, spec: &DrillSpec, 
     match (source.phase.as_str(), refute(&source)) {
         ("Failed", _) => {
             let message = source.message.unwrap_or_else(|| "the restore has failed".to_owned());
-            failed(running, Some(cluster), ("RestoreFailed", message), now)
+            failed(running, Some(cluster), (failure(&message), message), now)
         }
         (_, Some(refusal)) => failed(running, Some(cluster), refusal, now),
         ("Completed", None) if is_ready(cluster) => {
@@ -203,6 +203,13 @@ fn checking(running: &RunningDrill, cluster: &HeliosCluster, job: &JobSeen, now:
     failed(running, Some(cluster), refusal, now)
 }
 
+/// Reason of a restore that has failed with `message`, which begins with that of its Job.
+fn failure(message: &str) -> &'static str {
+    let states = ["DigestDiffers", "MembersDiffer"];
+    let found = states.into_iter().find(|reason| message.starts_with(&format!("{reason}: ")));
+    found.unwrap_or("RestoreFailed")
+}
+
 /// Why the restored state is not the one of the backup. The number of keys of the base is that of the restored state only if no log
 /// follows the base.
 fn refute(source: &RecoverySourceStatus) -> Option<Refusal> {
@@ -236,7 +243,8 @@ fn in_phase(running: &RunningDrill, phase: DrillPhase, message: Option<String>) 
 }
 
 fn passed(running: &RunningDrill, cluster: &HeliosCluster, now: Timestamp) -> Next {
-    Next::Ended(DrillResult { passed: true, ..result(running, Some(cluster), now) })
+    let message = source(cluster).message;
+    Next::Ended(DrillResult { passed: true, message, ..result(running, Some(cluster), now) })
 }
 
 fn failed(
@@ -362,7 +370,9 @@ pub fn of_result(result: &DrillResult) -> Finding {
         Some(_) => "the digest of its base is the recorded one",
         None => "no digest was recorded with its base",
     };
-    let message = format!("{keys} keys at index {index} were restored in {}; {digest}", text(&result.took));
+    let compared = result.message.as_ref().map(|message| format!("; {message}")).unwrap_or_default();
+    let message =
+        format!("{keys} keys at index {index} were restored in {}; {digest}{compared}", text(&result.took));
     (True, Reason::DrillPassed, message)
 }
 

@@ -5,7 +5,7 @@ use helios_crds::{BackupFrom, BootstrapRecoverySpec, HeliosBackup, HeliosBackupS
 use k8s_openapi::api::batch::v1::{
     Job, JobSpec, PodFailurePolicy, PodFailurePolicyOnExitCodesRequirement, PodFailurePolicyRule,
 };
-use k8s_openapi::api::core::v1::{Container, PodTemplateSpec};
+use k8s_openapi::api::core::v1::{Container, EnvVar, PodTemplateSpec};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, OwnerReference};
 use kube::ResourceExt;
 
@@ -15,6 +15,8 @@ use crate::names::{self, PEER_PORT};
 use crate::security::certificates::{ADMIN_CERTIFICATE, ADMIN_KEY, AUTHORITY, CERTIFICATE, KEY};
 use crate::validate::ValidatedCluster;
 
+/// As a variable and no flag: a cluster whose image is of an earlier release ignores it.
+const CROSS_CHECK: (&str, &str) = ("HELIOS_BACKUP_CROSS_CHECK", "alternate");
 const REPORT: &str = "/dev/termination-log";
 const PEER_TLS_DIR: &str = "/etc/helios-peer-tls";
 /// Pods after which a Job has failed; the pause between them grows from 10 s.
@@ -111,7 +113,11 @@ impl Parts {
         self.arg("--output", "json");
         self.arg("--report-file", REPORT);
         self.memory_limit = "256Mi";
+        let (name, value) = CROSS_CHECK;
+        let cross_check =
+            EnvVar { name: name.to_owned(), value: Some(value.to_owned()), ..EnvVar::default() };
         let container = Container {
+            env: cluster.is_drill.then(|| vec![cross_check]),
             termination_message_path: Some(REPORT.to_owned()),
             // The last lines of the log, if the process ended before it could report.
             termination_message_policy: Some("FallbackToLogsOnError".to_owned()),

@@ -145,6 +145,23 @@ fn restored_state_is_compared_with_what_was_recorded() {
     assert_eq!(with("digestMatches", json!(null)), (None, Reason::DrillPassed));
     let failure = json!({"store": "s", "phase": "Failed", "message": "Damaged: base/7/0000.part"});
     assert_eq!(ended(failure), failed("RestoreFailed"));
+    for reason in ["DigestDiffers", "MembersDiffer"] {
+        let failure = json!({"store": "s", "phase": "Failed", "message": format!("{reason}: at index 9")});
+        assert_eq!(ended(failure), failed(reason));
+    }
+}
+
+#[test]
+fn comparison_of_two_bases_is_in_the_result_and_in_the_condition() {
+    let mut scheduled = started(plain());
+    let mut source = completed();
+    source["message"] = json!("the log after base 7-2 of member a yields the state of base 9-2 of member b");
+    let seen = seen(cluster(source.clone(), true));
+    step(&mut scheduled, &seen, "2026-11-21T05:00:01Z");
+    let passed = step(&mut scheduled, &seen, "2026-11-21T05:00:30Z");
+    let (status, reason, message) = passed.finding.unwrap();
+    assert_eq!((status, reason), (True, Reason::DrillPassed));
+    assert!(message.ends_with(source["message"].as_str().unwrap()), "{message}");
 }
 
 #[test]
