@@ -62,7 +62,7 @@ async fn restore(
     };
     let begins = node.clone();
     let restored = match run(node, move || begins.begin_restore(&header)).await? {
-        Begun::Before(restored) => restored,
+        Begun::Before(restored) => *restored,
         Begun::Now(restore) => {
             let restore = Shared { node: node.clone(), restore: Arc::new(Mutex::new(restore)) };
             let taken = take(&restore, stream, answers).await;

@@ -42,7 +42,7 @@ impl std::fmt::Display for Restoring {
 /// The answer to the header of a restore.
 pub(crate) enum Begun {
     /// The same restore was completed before.
-    Before(Restored),
+    Before(Box<Restored>),
     Now(Box<Restore>),
 }
 
@@ -57,7 +57,7 @@ impl Node {
         self.check_disk(&header.expected_disk_id)?;
         let mut entry = self.0.entry.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(belonging) = &entry.data_dir.marker().member {
-            return self.restored_before(belonging, &plan).map(Begun::Before);
+            return self.restored_before(belonging, &plan).map(|restored| Begun::Before(Box::new(restored)));
         }
         if let Some(restoring) = self.restoring() {
             let message = format!("wait for the end of the restore that is under way: {restoring}");
