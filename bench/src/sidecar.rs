@@ -172,7 +172,7 @@ impl Sidecar {
 
 /// Whether the state that a sidecar's metrics show may be read.
 fn is_current(metrics: &str) -> bool {
-    /// Of this the sidecar confirms the age every 0.2 s.
+    /// Limit of the age that counts as current: the sidecar confirms it every 0.2 s.
     const RECENT: std::ops::Range<f64> = 0.0..0.5;
     let age = http::metric(metrics, "helios_sidecar_staleness_seconds");
     age.is_some_and(|seconds| RECENT.contains(&seconds))

@@ -104,7 +104,7 @@ pub async fn measure(setup: &Setup<'_>, cluster: &Cluster, figures: &mut Figures
     Ok(())
 }
 
-/// What the followers have received.
+/// Counts of all followers.
 #[derive(Default)]
 struct Received {
     /// Followers with the state at one index.
