@@ -104,9 +104,15 @@ async fn lost_or_damaged_state_directory_is_rebuilt_without_loss() {
     }
 }
 
+/// With an engine that has snapshot files. With `runs` the state is in one place, and the log is purged by its checkpoints.
 #[tokio::test]
 async fn all_state_directories_lost_at_once_are_rebuilt_from_log_and_snapshot() {
-    let mut cluster = Cluster::of_three_with("snapshot_entries: 300, trailing_entries: 100").await;
+    let mut cluster = Cluster::fixed_with(3, "snapshot_entries: 300, trailing_entries: 100");
+    for index in 0..3 {
+        cluster[index].config_mut().push_str("state: {engine: sled}\n");
+    }
+    cluster.start_all();
+    cluster.wait_ready().await;
     let load = Load::start(&cluster.client_ports());
     load.wait_for(1_000).await;
     for index in 0..3 {
