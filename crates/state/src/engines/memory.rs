@@ -8,32 +8,40 @@ use bytes::Bytes;
 
 use super::{EngineError, InPlaceEngine, Pair, PairIter, RawWrite, StateEngine};
 
+type Pairs = BTreeMap<Box<[u8]>, Box<[u8]>>;
+
 #[derive(Default)]
 pub struct MemoryEngine {
-    pairs: RwLock<BTreeMap<Bytes, Bytes>>,
+    /// Not shared with readers: a reference count would be one more allocation for each key and value.
+    pairs: RwLock<Pairs>,
+}
+
+fn copied(key: &[u8], value: &[u8]) -> Pair {
+    (Bytes::copy_from_slice(key), Bytes::copy_from_slice(value))
 }
 
 impl MemoryEngine {
-    fn pairs(&self) -> RwLockReadGuard<'_, BTreeMap<Bytes, Bytes>> {
+    fn pairs(&self) -> RwLockReadGuard<'_, Pairs> {
         self.pairs.read().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn first_in(&self, start: Bound<&[u8]>, end: Bound<&[u8]>) -> Option<Pair> {
         let pairs = self.pairs();
-        let (key, value) = pairs.range::<[u8], _>((start, end)).next()?;
-        Some((key.clone(), value.clone()))
+        pairs.range::<[u8], _>((start, end)).next().map(|(key, value)| copied(key, value))
     }
 
     fn last_in(&self, start: &[u8], end: Bound<&[u8]>) -> Option<Pair> {
         let pairs = self.pairs();
-        let (key, value) = pairs.range::<[u8], _>((Bound::Included(start), end)).next_back()?;
-        Some((key.clone(), value.clone()))
+        pairs
+            .range::<[u8], _>((Bound::Included(start), end))
+            .next_back()
+            .map(|(key, value)| copied(key, value))
     }
 }
 
 impl StateEngine for MemoryEngine {
     fn get(&self, key: &[u8]) -> Result<Option<Bytes>, EngineError> {
-        Ok(self.pairs().get(key).cloned())
+        Ok(self.pairs().get(key).map(|value| Bytes::copy_from_slice(value)))
     }
 
     fn range<'a>(&'a self, start: &[u8], end: Option<&[u8]>) -> PairIter<'a> {
@@ -74,8 +82,8 @@ impl InPlaceEngine for MemoryEngine {
         let mut pairs = self.pairs.write().unwrap_or_else(PoisonError::into_inner);
         for (key, value) in writes {
             match value {
-                Some(value) => pairs.insert(key.clone(), value.clone()),
-                None => pairs.remove(key),
+                Some(value) => pairs.insert(key.as_ref().into(), value.as_ref().into()),
+                None => pairs.remove(key.as_ref()),
             };
         }
         Ok(())
