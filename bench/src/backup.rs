@@ -13,7 +13,7 @@ use tokio::time::{Instant, sleep};
 
 use crate::client::{Operation, Protocol, Resp};
 use crate::cluster::{Cluster, HeliosdOptions, Member, Programs};
-use crate::load::{KEY_BYTES, VALUE_BYTES, key, many_clients};
+use crate::load::{key, many_clients, user_bytes};
 use crate::pipeline::{Order, Writers, write_all};
 use crate::ports::Ports;
 use crate::scale::figures::{Figures, gb, ms};
@@ -63,7 +63,7 @@ pub async fn measure(
     dir: &Path,
     ports: &mut Ports,
 ) -> Result<String> {
-    let keys = keys.unwrap_or(USER_BYTES / (KEY_BYTES + VALUE_BYTES) as u64);
+    let keys = keys.unwrap_or(USER_BYTES / user_bytes(1));
     let dir = dir.join("backup");
     let store = format!("file://{}", dir.join("store").display());
     let setup = Setup { options, keys, programs, dir, store };
@@ -74,7 +74,7 @@ pub async fn measure(
         "## Costs of backups at {keys} keys\n\n\
          Keys and values are {}, and the values do not compress. The store is a directory on the disk of the three members. An \
          archiver runs beside them, and flushes every {FLUSH_SECS} s. GB and MB are decimal.\n\n{figures}",
-        gb((keys * (KEY_BYTES + VALUE_BYTES) as u64) as f64)
+        gb(user_bytes(keys) as f64)
     ))
 }
 

@@ -16,6 +16,12 @@ use crate::server::cpu_of;
 
 pub const VALUE_BYTES: usize = 128;
 pub const KEY_BYTES: usize = 16;
+
+/// Returns the bytes of so many keys and values.
+pub fn user_bytes(keys: u64) -> u64 {
+    keys * (KEY_BYTES + VALUE_BYTES) as u64
+}
+
 /// Time after which connections are open and caches warm.
 const WARM_UP: Duration = Duration::from_millis(300);
 

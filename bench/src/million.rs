@@ -8,7 +8,7 @@ use rustix::process::Signal;
 use tokio::time::Instant;
 
 use crate::cluster::{Cluster, HeliosdOptions, Programs};
-use crate::load::{KEY_BYTES, VALUE_BYTES};
+use crate::load::user_bytes;
 use crate::pipeline::{CONNECTIONS, PIPELINE, write_all};
 use crate::ports::Ports;
 use crate::report::Table;
@@ -61,7 +61,7 @@ pub async fn measure(
     }
     restarts.row(timed("all three, after SIGKILL; with the election".to_owned(), times));
     let after_restart = memory_and_disk(&cluster)?;
-    let user_bytes = options.million * (KEY_BYTES + VALUE_BYTES) as u64;
+    let user_bytes = user_bytes(options.million);
     Ok(format!(
         "## {} keys in heliosd\n\n\
          Keys and values are {} MiB. {CONNECTIONS} connections with {PIPELINE} SETs in each pipeline loaded them in {} s ({} a second). \

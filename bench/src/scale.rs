@@ -18,7 +18,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 
 use crate::cluster::{Cluster, HeliosdOptions, Programs};
-use crate::load::{KEY_BYTES, VALUE_BYTES};
+use crate::load::user_bytes;
 use crate::ports::Ports;
 use crate::{pipeline, say};
 use figures::{Figures, gb};
@@ -112,7 +112,7 @@ struct Setup<'a> {
 impl Setup<'_> {
     /// Returns the bytes of all keys and values.
     fn user_bytes(&self) -> u64 {
-        self.keys * (KEY_BYTES + VALUE_BYTES) as u64
+        user_bytes(self.keys)
     }
 }
 

@@ -13,7 +13,7 @@ use anyhow::{Context, Result};
 
 use crate::client::Protocol;
 use crate::cluster::{Cluster, HeliosdOptions, Programs};
-use crate::load::{KEY_BYTES, VALUE_BYTES};
+use crate::load::user_bytes;
 use crate::pipeline::write_all;
 use crate::ports::Ports;
 use crate::scale::figures::{Figures, gb};
@@ -73,7 +73,7 @@ impl Setup<'_> {
 
     /// Returns the bytes of all keys and values.
     fn user_bytes(&self) -> u64 {
-        self.keys * (KEY_BYTES + VALUE_BYTES) as u64
+        user_bytes(self.keys)
     }
 }
 
@@ -84,7 +84,7 @@ pub async fn measure(
     dir: &Path,
     ports: &mut Ports,
 ) -> Result<String> {
-    let keys = keys.unwrap_or(USER_BYTES / (KEY_BYTES + VALUE_BYTES) as u64);
+    let keys = keys.unwrap_or(USER_BYTES / user_bytes(1));
     let setup = Setup { options, keys, programs, dir: dir.join("sidecar") };
     let mut figures = Figures::default();
     say(&format!("sidecar: loads {keys} keys"));

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use helios_crds::{HeliosClient, SIDECAR, SidecarMode};
+use helios_crds::{HeliosClient, REPLICA_FLAG, SIDECAR, SidecarMode, client_of_secret};
 use k8s_openapi::api::core::v1::{Container, Pod, Volume};
 use kube::ResourceExt;
 use serde::Serialize;
@@ -60,8 +60,8 @@ pub fn view(pod: &Pod, modes: Option<&Modes>) -> Option<SidecarView> {
     let container = spec.init_containers.iter().flatten().chain(&spec.containers).find(is_ours)?;
     let volume = spec.volumes.iter().flatten().find(|volume| volume.name == SIDECAR);
     let secret = volume.and_then(secret_of).unwrap_or_default();
-    let client = secret.strip_suffix("-helios").unwrap_or_default().to_owned();
-    let is_replica = container.args.iter().flatten().any(|argument| argument == "--mode=replica");
+    let client = client_of_secret(secret).unwrap_or_default().to_owned();
+    let is_replica = container.args.iter().flatten().any(|argument| argument == REPLICA_FLAG);
     let mode = if is_replica { SidecarMode::Replica } else { SidecarMode::Proxy };
     let namespace = pod.namespace().unwrap_or_default();
     let wanted = modes.map(|modes| modes.get(&(namespace.clone(), client.clone())).copied());

@@ -20,6 +20,8 @@ pub const SIDECAR_PORT: u16 = 6379;
 pub const SIDECAR_PROBE_PORT: u16 = 9121;
 /// Environment variable of the application's containers: the URL of the sidecar.
 pub const SIDECAR_URL: &str = "HELIOS_URL";
+/// Flag of `heliosd sidecar` in mode Replica.
+pub const REPLICA_FLAG: &str = "--mode=replica";
 
 /// Memory limit of a sidecar that holds no keys, MiB: 32 for the process, and 64 for requests and replies that wait
 /// (`--max-memory-bytes`).
@@ -32,6 +34,8 @@ const REQUESTED_MIB: u64 = 32;
 /// Limits of `spec.memory`, MiB, and of `spec.maxStaleness`, milliseconds.
 const MEMORY_MIB: std::ops::RangeInclusive<u64> = 8..=64 << 10;
 const STALENESS_MS: std::ops::RangeInclusive<u64> = 100..=600_000;
+/// Suffix of the name of a HeliosClient in the name of its Secret.
+const SECRET_SUFFIX: &str = "-helios";
 const SECRET_DIR: &str = "/etc/helios-sidecar";
 const SECRET_FILES: [&str; 3] = ["uri", "user", "password"];
 /// Those of a cluster with TLS, of an operator that writes it, and of members that require a client certificate.
@@ -79,7 +83,7 @@ impl SidecarSettings {
         match self {
             Self::Proxy => Vec::new(),
             Self::Replica { memory_mib, max_staleness_ms } => vec![
-                "--mode=replica".to_owned(),
+                REPLICA_FLAG.to_owned(),
                 format!("--replica-memory-bytes={}", memory_mib << 20),
                 format!("--max-staleness-ms={max_staleness_ms}"),
             ],
@@ -205,7 +209,12 @@ pub fn sidecar_volume(client: &str) -> Volume {
 
 /// Returns the name of the Secret that the operator writes for the HeliosClient `client`.
 pub fn client_secret(client: &str) -> String {
-    format!("{client}-helios")
+    format!("{client}{SECRET_SUFFIX}")
+}
+
+/// Returns the HeliosClient for which the operator writes the Secret `secret`; `None` for the name of another Secret.
+pub fn client_of_secret(secret: &str) -> Option<&str> {
+    secret.strip_suffix(SECRET_SUFFIX)
 }
 
 /// Whether a HeliosClient can have this name: a label of DNS, as the rule of the resource says.

@@ -9,7 +9,7 @@ use super::figures::{Figures, gb, gb_spread, ms};
 use super::sizes::{self, Sizes};
 use crate::client::{Operation, Protocol};
 use crate::cluster::Cluster;
-use crate::load::{KEY_BYTES, VALUE_BYTES, many_clients};
+use crate::load::{many_clients, user_bytes};
 use crate::machine;
 use crate::pipeline::{Answers, Order, Writers, write_all};
 use crate::ports::Ports;
@@ -98,7 +98,7 @@ pub async fn overwrite(setup: &Setup<'_>, cluster: &mut Cluster, figures: &mut F
         format!("{}{longest}", answers.stalls.len()),
         "none above 100 ms in 10 minutes",
     );
-    let user = answers.acknowledged as f64 * (KEY_BYTES + VALUE_BYTES) as f64;
+    let user = user_bytes(answers.acknowledged) as f64;
     let ratio = match before.zip(after) {
         Some((before, after)) => {
             format!("{:.1}", after.saturating_sub(before) as f64 / user / cluster.members.len() as f64)

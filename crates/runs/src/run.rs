@@ -217,9 +217,7 @@ impl Run {
         if len > SCRATCH_BYTES {
             return self.search(self.block(place, Caching::Fill)?, key);
         }
-        let cached = self.cache.get(self.id.id, place.offset);
-        self.cache.count(cached.is_some());
-        if let Some(block) = cached {
+        if let Some(block) = self.cached(place, Caching::Fill) {
             return self.search(block, key);
         }
         SCRATCH.with_borrow_mut(|scratch| {
@@ -293,12 +291,7 @@ impl Run {
 
     /// Reads a block, from the cache or from the file, with its checksum verified.
     pub fn block(&self, place: Place, caching: Caching) -> Result<Bytes> {
-        let cached = self.cache.get(self.id.id, place.offset);
-        // Merges would hide how the cache serves reads.
-        if caching == Caching::Fill {
-            self.cache.count(cached.is_some());
-        }
-        if let Some(block) = cached {
+        if let Some(block) = self.cached(place, caching) {
             return Ok(block);
         }
         let block = self.read_block(place)?;
@@ -306,6 +299,15 @@ impl Run {
             self.cache.insert(self.id.id, place.offset, block.clone());
         }
         Ok(block)
+    }
+
+    fn cached(&self, place: Place, caching: Caching) -> Option<Bytes> {
+        let cached = self.cache.get(self.id.id, place.offset);
+        // Merges would hide how the cache serves reads.
+        if caching == Caching::Fill {
+            self.cache.count(cached.is_some());
+        }
+        cached
     }
 
     fn read_block(&self, place: Place) -> Result<Bytes> {

@@ -256,11 +256,11 @@ impl<'a> Txn<'a> {
     /// Writes a string to `key` in place of `old`, the result of the preceding [`Txn::load`]. If the expiry
     /// has passed, the key is removed.
     pub fn store(&mut self, key: &[u8], old: Option<&Value>, data: Bytes, expire_at_ms: Option<u64>) {
-        let is_gone = expire_at_ms.is_some_and(|at_ms| at_ms <= self.clock_ms());
-        let in_chunks = self.writes_chunks() && data.len() > PLAIN_BYTES && !is_gone;
-        let (kind, data) =
-            if in_chunks { (Kind::Chunked, chunks::write(self, old, &data)) } else { (Kind::String, data) };
-        self.replace(key, old, Value { kind, data, revision: self.index, expire_at_ms });
+        let mut new = Value { kind: Kind::String, data, revision: self.index, expire_at_ms };
+        if self.writes_chunks() && new.data.len() > PLAIN_BYTES && !new.is_expired(self.clock_ms()) {
+            (new.kind, new.data) = (Kind::Chunked, chunks::write(self, old, &new.data));
+        }
+        self.replace(key, old, new);
     }
 
     /// Writes `old` with another expiry.

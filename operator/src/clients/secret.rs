@@ -90,7 +90,7 @@ fn entries(user: &str, passwords: &Passwords, needed: &Needed) -> BTreeMap<&'sta
         (USER, user.to_owned()),
         (HOST, needed.host.clone()),
         (PORT, needed.port.to_string()),
-        // A leader that is asked first names the followers; it serves if there are none.
+        // A leader answers with the addresses of followers (GoTo), and serves the stream itself if there is none.
         (FOLLOW, format!("{}:{GRPC_PORT},{}:{GRPC_PORT}", needed.read_host, needed.host)),
     ]);
     entries.extend(needed.authority.clone().map(|pem| (AUTHORITY, pem)));

@@ -28,8 +28,8 @@ impl Retry {
     }
 }
 
-/// Awaits a write to the store. `None`: it is given up, since the process is asked to end, or was and `limit` is over. The client of a
-/// store repeats a request for up to 20 s, and longer if there is no answer.
+/// Awaits a write to the store. Returns `None` if it is cancelled: by the shutdown or, during the shutdown, by the timeout `limit`.
+/// The client of a store retries a request for up to 20 s, and longer without a response.
 pub async fn unless_stopped<T>(
     write: impl Future<Output = T>,
     stop: &CancellationToken,
