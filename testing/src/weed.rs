@@ -1,7 +1,6 @@
 //! SeaweedFS's `weed`, a real S3 server, which scripts/tools.sh installs.
 
 use std::fs::{self, File};
-use std::net::TcpListener;
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 
@@ -12,10 +11,6 @@ const ACCESS_KEY: &str = "key";
 pub const SECRET: &str = "secret";
 /// SeaweedFS listens for gRPC at each port plus this one.
 const GRPC: u16 = 10_000;
-/// First of the ports that are searched. With [`GRPC`] they stay below the ephemeral ports of Linux, of which another
-/// process could take one while the server is down.
-const FIRST_PORT: u16 = 16_000;
-const PORTS: u16 = 6_000;
 
 /// The server; it is killed when the value is dropped.
 pub struct Weed {
@@ -44,7 +39,7 @@ impl Weed {
         );
         fs::write(directory.path().join("identities.json"), identities).expect("a file");
         fs::create_dir_all(directory.path().join("data")).expect("a directory");
-        let ports = free_ports();
+        let ports = crate::free_ports(GRPC);
         let process = spawn(&program, &directory, ports);
         Some(Self { program, process, directory, ports })
     }
@@ -116,16 +111,4 @@ fn spawn(program: &PathBuf, directory: &tempfile::TempDir, ports: [u16; 4]) -> C
         command.arg(format!("-{name}.port={port}"));
     }
     command.spawn().expect("weed starts")
-}
-
-fn free_ports() -> [u16; 4] {
-    let start = FIRST_PORT + (std::process::id() % u32::from(PORTS - 1_000)) as u16;
-    let mut held = Vec::new();
-    let mut free = (start..FIRST_PORT + PORTS).filter(|&port| {
-        let pair = [port, port + GRPC].map(|port| TcpListener::bind(("127.0.0.1", port)));
-        let is_free = pair.iter().all(Result::is_ok);
-        held.push(pair);
-        is_free
-    });
-    [(); 4].map(|()| free.next().expect("a free port"))
 }

@@ -109,9 +109,15 @@ impl Blank {
         Self { _process: process, peer, client, _ports: ports, _dir: dir }
     }
 
+    /// Flags of `heliosctl backup restore` that name the node and its new cluster.
+    pub fn flags(&self) -> [String; 2] {
+        let port = self.peer.rsplit(':').next().unwrap();
+        [format!("--to={}", self.peer), format!("--new-cluster-id=restored-{port}")]
+    }
+
     pub fn restore(&self, store: &str, words: &[&str]) -> Output {
-        let id = format!("restored-{}", self.peer.rsplit(':').next().unwrap());
-        let fixed = ["backup", "restore", "--store", store, "--to", &self.peer, "--new-cluster-id", &id];
+        let [to, id] = self.flags();
+        let fixed = ["backup", "restore", "--store", store, &to, &id];
         ctl(&[&fixed, words, &["--output", "json"]].concat())
     }
 

@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used, reason = "a test fails by it")]
 
 mod backup;
+mod backup_azure;
 mod backup_compare;
 mod backup_s3;
 mod dev;

@@ -1,5 +1,5 @@
-//! A drill restores the backup and is recorded; after a byte of the backup has changed in the store, the next drill fails, and after
-//! another backup the one after it passes.
+//! A drill restores the backup and is recorded, and compares bases of two members; after a byte of the backup has changed in the store,
+//! the next drill fails, and after another backup the one after it passes.
 
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -23,7 +23,7 @@ const DRILL: Duration = Duration::from_secs(300);
 
 pub fn run(story: &Story) -> anyhow::Result<()> {
     let kubectl = &story.kubectl;
-    let cluster = story.cluster(json!({"replicas": 1, "backup": {"store": STORE}}))?;
+    let cluster = story.cluster(json!({"replicas": 3, "backup": {"store": STORE}}))?;
     store::create(kubectl)?;
     let writer = story.writer(&cluster)?;
     await_condition(kubectl, &cluster, "Archiving")?;
@@ -47,6 +47,9 @@ pub fn run(story: &Story) -> anyhow::Result<()> {
     let first: HeliosBackup = kubectl.get("hbk/first")?;
     let is_verified = first.status.is_some_and(|status| status.verified.is_some());
     story.say(&format!("{passed:?}; the HeliosBackup is verified: {is_verified}"));
+    let compared = await_compared(kubectl)?;
+    story.part_without_failure("drill that compares", &writer)?;
+    story.say(&compared);
     story.nothing_is_lost(writer)?;
 
     suspend(kubectl, true)?;
@@ -129,6 +132,18 @@ fn await_drill(kubectl: &Kubectl, before: Option<&DrillResult>) -> anyhow::Resul
 
 fn await_passed(kubectl: &Kubectl) -> anyhow::Result<DrillResult> {
     await_result(kubectl, "no drill passes again", |last| last.passed)
+}
+
+/// Waits for a drill that compared bases of two members.
+fn await_compared(kubectl: &Kubectl) -> anyhow::Result<String> {
+    let compared = await_result(kubectl, "no drill has compared two bases", |last| {
+        last.message.as_ref().is_some_and(|message| message.contains("yields the state of base"))
+    })?;
+    let text = compared.message.unwrap_or_default();
+    let members: Vec<_> =
+        text.split("of member ").skip(1).filter_map(|rest| rest.split(' ').next()).collect();
+    ensure!(compared.passed && members.len() == 2 && members[0] != members[1], "{text}");
+    Ok(text)
 }
 
 /// Waits until no drill runs and nothing of one is left.

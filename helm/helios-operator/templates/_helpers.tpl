@@ -131,10 +131,10 @@ helm.sh/chart: {{ .Chart.Name }}-{{ .Chart.Version | replace "+" "_" }}
 - apiGroups: [apps]
   resources: [deployments]
   verbs: [get, list, watch, create, patch, delete]
-# A backup, a restore and the check of a drill are a Job each; Kubernetes deletes it with its owner.
+# A backup, a restore and the check of a drill are a Job each; Kubernetes deletes it with its owner, and the operator deletes the Job of a backup whose cluster was deleted.
 - apiGroups: [batch]
   resources: [jobs]
-  verbs: [get, list, watch, create]
+  verbs: [get, list, watch, create, delete]
 # Events, for `kubectl describe`.
 - apiGroups: [events.k8s.io]
   resources: [events]

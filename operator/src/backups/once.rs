@@ -14,11 +14,11 @@ use kube::api::PostParams;
 use kube::core::PartialObjectMeta;
 use kube::runtime::controller::{Action, Config, Controller};
 use kube::runtime::reflector::ObjectRef;
-use kube::{Api, Resource, ResourceExt};
+use kube::{Api, Client, Resource, ResourceExt};
 use tokio_util::sync::CancellationToken;
 
 use super::{RETRY, drive, scoped, size, watch_config, within_deadline, write_status};
-use crate::apply::ensure;
+use crate::apply::{delete, ensure};
 use crate::build::backup::{backup_job, backup_policy};
 use crate::controller::Context;
 use crate::error::Error;
@@ -97,9 +97,19 @@ async fn reconcile(cached: &HeliosBackup, context: &Context) -> Result<Action, E
     let owner = backup.controller_owner_ref(&()).ok_or(Error::Incomplete("uid"))?;
     let found = slot::<Job>(client, &namespace, &names::backup_job(&name), &owner).await?;
     let seen = match &found {
-        Slot::Ours(job) => Seen::Job(outcome::<Base>(client, job).await?),
+        Slot::Ours(job) => match outcome::<Base>(client, job).await? {
+            Outcome::Running(_) if is_deleted(client, &namespace, &backup.spec.cluster).await? => {
+                // Before the status, after which the backup is not looked at again.
+                delete(client, &found).await?;
+                Seen::ClusterDeleted
+            }
+            outcome => Seen::Job(outcome),
+        },
         Slot::Taken(taken) => Seen::Waits("NameTaken", format!("{taken} has the name of its Job; delete it")),
-        Slot::Free if phase(&backup) == Some(RUNNING) => Seen::Vanished,
+        Slot::Free if phase(&backup) == Some(RUNNING) => {
+            let is_deleted = is_deleted(client, &namespace, &backup.spec.cluster).await?;
+            if is_deleted { Seen::ClusterDeleted } else { Seen::Vanished }
+        }
         Slot::Free => match needs(context, &backup, &namespace).await? {
             Ok((cluster, store)) => {
                 // Before the Job, whose pod must not have more access for a moment.
@@ -117,7 +127,7 @@ async fn reconcile(cached: &HeliosBackup, context: &Context) -> Result<Action, E
             Err((reason, message)) => Seen::Waits(reason, message),
         },
     };
-    let status = next(backup.status.as_ref(), seen, Timestamp::now());
+    let status = next(&backup, seen, Timestamp::now());
     write_status(client, &backup, backup.status.as_ref(), &status).await?;
     let is_over = status.phase.as_deref().is_some_and(|phase| [COMPLETED, FAILED].contains(&phase));
     Ok(if is_over { Action::await_change() } else { Action::requeue(WHILE_WAITING) })
@@ -130,7 +140,15 @@ enum Seen {
     Created(String),
     /// The Job was deleted before its result was read.
     Vanished,
+    /// The cluster was deleted before the Job had ended.
+    ClusterDeleted,
     Job(Outcome<Base>),
+}
+
+async fn is_deleted(client: &Client, namespace: &str, cluster: &str) -> Result<bool, Error> {
+    let api = Api::<HeliosCluster>::namespaced(client.clone(), namespace);
+    let found = api.get_metadata_opt(cluster).await.map_err(Error::kube("read HeliosCluster", cluster))?;
+    Ok(found.is_none_or(|cluster| cluster.metadata.deletion_timestamp.is_some()))
 }
 
 type Needed = Result<(ValidatedCluster, HeliosBackupStore), (&'static str, String)>;
@@ -173,8 +191,8 @@ async fn needs(context: &Context, backup: &HeliosBackup, namespace: &str) -> Res
 }
 
 /// The status after `seen`. A phase never goes back.
-fn next(old: Option<&HeliosBackupStatus>, seen: Seen, now: Timestamp) -> HeliosBackupStatus {
-    let old = old.cloned().unwrap_or_default();
+fn next(backup: &HeliosBackup, seen: Seen, now: Timestamp) -> HeliosBackupStatus {
+    let old = backup.status.clone().unwrap_or_default();
     let failed = |reason: String, message: String| HeliosBackupStatus {
         phase: Some(FAILED.to_owned()),
         reason: Some(reason),
@@ -194,6 +212,10 @@ fn next(old: Option<&HeliosBackupStatus>, seen: Seen, now: Timestamp) -> HeliosB
         Seen::Vanished => failed(
             "JobDeleted".to_owned(),
             "its Job was deleted before it had ended; create another HeliosBackup".to_owned(),
+        ),
+        Seen::ClusterDeleted => failed(
+            "ClusterDeleted".to_owned(),
+            format!("HeliosCluster {} was deleted before the backup was complete", backup.spec.cluster),
         ),
         Seen::Job(Outcome::Failed { reason, message }) => failed(reason, message),
         Seen::Job(Outcome::Completed(base)) => completed(old, base, now),
@@ -240,22 +262,28 @@ mod tests {
         Timestamp::from_second(1_800_000_000).unwrap()
     }
 
+    /// The status of a backup with the status `old` after `seen`.
+    fn after(old: Option<&HeliosBackupStatus>, seen: Seen, now: Timestamp) -> HeliosBackupStatus {
+        let spec = serde_json::from_value(serde_json::json!({"cluster": "c0"})).unwrap();
+        next(&HeliosBackup { status: old.cloned(), ..HeliosBackup::new("b0", spec) }, seen, now)
+    }
+
     fn phases(status: &HeliosBackupStatus) -> (&str, Option<&str>) {
         (status.phase.as_deref().unwrap(), status.reason.as_deref())
     }
 
     #[test]
     fn backup_goes_from_pending_to_completed() {
-        let waits = next(None, Seen::Waits("StoreMissing", "create it".to_owned()), now());
+        let waits = after(None, Seen::Waits("StoreMissing", "create it".to_owned()), now());
         assert_eq!(phases(&waits), ("Pending", Some("StoreMissing")));
-        let created = next(Some(&waits), Seen::Created("nightly".to_owned()), now());
+        let created = after(Some(&waits), Seen::Created("nightly".to_owned()), now());
         assert_eq!((phases(&created), created.message.as_deref()), (("Running", None), None));
         assert_eq!((created.store.as_deref(), &created.started_at), (Some("nightly"), &Some(Time(now()))));
         let later = now() + jiff::SignedDuration::from_secs(9);
-        let retried = next(Some(&created), Seen::Job(Outcome::Running(Some("again".to_owned()))), later);
+        let retried = after(Some(&created), Seen::Job(Outcome::Running(Some("again".to_owned()))), later);
         assert_eq!((retried.message.as_deref(), &retried.started_at), (Some("again"), &created.started_at));
         let base = Base { index: 7, stored_bytes: 2048, finished_ms: 1_800_000_005_000, ..Base::default() };
-        let done = next(Some(&retried), Seen::Job(Outcome::Completed(base)), later);
+        let done = after(Some(&retried), Seen::Job(Outcome::Completed(base)), later);
         assert_eq!(
             (phases(&done), done.index, done.size.as_deref()),
             (("Completed", None), Some(7), Some("2.0 KiB"))
@@ -265,10 +293,13 @@ mod tests {
     }
 
     #[test]
-    fn backup_fails_with_the_reason_of_its_job_and_when_the_job_is_deleted() {
+    fn backup_fails_with_the_reason_of_its_job_and_when_job_or_cluster_is_deleted() {
         let failed = Outcome::Failed { reason: "Refused".to_owned(), message: "403".to_owned() };
-        let failed = next(None, Seen::Job(failed), now());
+        let failed = after(None, Seen::Job(failed), now());
         assert_eq!((phases(&failed), failed.message.as_deref()), (("Failed", Some("Refused")), Some("403")));
-        assert_eq!(phases(&next(None, Seen::Vanished, now())), ("Failed", Some("JobDeleted")));
+        assert_eq!(phases(&after(None, Seen::Vanished, now())), ("Failed", Some("JobDeleted")));
+        let deleted = after(None, Seen::ClusterDeleted, now());
+        assert_eq!(phases(&deleted), ("Failed", Some("ClusterDeleted")));
+        assert!(deleted.message.unwrap().contains("HeliosCluster c0"));
     }
 }

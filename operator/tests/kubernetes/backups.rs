@@ -2,12 +2,12 @@
 
 use std::time::Duration;
 
-use helios_crds::{ConditionType, HeliosBackup, HeliosBackupStore, HeliosScheduledBackup};
+use helios_crds::{ConditionType, HeliosBackup, HeliosBackupStore, HeliosCluster, HeliosScheduledBackup};
 use k8s_openapi::api::apps::v1::{Deployment, StatefulSet};
 use k8s_openapi::api::batch::v1::Job;
 use k8s_openapi::api::core::v1::Pod;
 use k8s_openapi::api::networking::v1::NetworkPolicy;
-use kube::api::{Patch, PatchParams, PostParams};
+use kube::api::{DeleteParams, Patch, PatchParams, PostParams};
 use kube::{Api, Client, ResourceExt};
 use serde_json::{Value, json};
 
@@ -142,6 +142,25 @@ async fn archiver_and_backups_follow_the_spec_and_restart_no_member() {
     })
     .await;
     assert_eq!(generation().await, before, "the StatefulSet was changed\n{}", operator.log());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs the programs of the local cluster"]
+async fn backup_of_a_deleted_cluster_fails_and_its_job_is_deleted() {
+    let (server, _nodes) = begin().await;
+    let client = &server.client;
+    let _operator = Operator::start(&server, "first");
+    create_store(client).await;
+    create_as(client, "c0", json!({"tls": {"mode": "off"}, "backup": {"store": "nightly"}})).await;
+    until("the cluster is ready", PATIENCE, async || ready(client).await == 1).await;
+    create_backup(client, "b0", "c0").await;
+    await_backup(client, "b0", "Running", None).await;
+
+    api::<HeliosCluster>(client).delete("c0", &DeleteParams::default()).await.unwrap();
+    let failed = await_backup(client, "b0", "Failed", Some("ClusterDeleted")).await.status.unwrap();
+    let message = failed.message.unwrap();
+    assert!(message.contains("HeliosCluster c0 was deleted"), "{message}");
+    assert!(api::<Job>(client).get_opt("b0-backup").await.unwrap().is_none());
 }
 
 fn other_deployment(name: &str) -> Deployment {
