@@ -182,9 +182,7 @@ impl Batch<'_> {
             published.floor().lower(at_ms);
         }
         // After the state is published, so that a watcher that is notified of a change can read it.
-        for changed in self.changed.drain(..) {
-            self.store.inner.history.publish(changed);
-        }
+        self.store.inner.history.publish(self.changed.drain(..));
     }
 }
 

@@ -34,7 +34,7 @@ impl Store {
         state.active = state.active.next();
         state.active.absorb(removed);
         published.publish(&writer, state);
-        self.inner.history.publish(Changed::none(applied.index));
+        self.inner.history.publish([Changed::none(applied.index)]);
         Ok(())
     }
 }

@@ -18,10 +18,10 @@ use super::view::View;
 use super::writes::{Slot, Writes};
 
 /// Size of the overlay, bytes, above which [`Replica::apply`] merges it into the engine: until then, removed keys take
-/// memory.
-const OVERLAY_BYTES: usize = 4 << 20;
-/// Estimated overhead of a record in memory, bytes: its node in the map, and two allocations.
-const RECORD_BYTES: u64 = 160;
+/// memory, and others more than in the engine.
+const OVERLAY_BYTES: usize = 1 << 20;
+/// Estimated overhead of a record in memory, bytes: its place in a node of the map, and what its allocation is longer.
+const RECORD_BYTES: u64 = 64;
 
 /// The writer of a store that follows another one. Readers use clones of [`Replica::store`].
 pub struct Replica {

@@ -161,19 +161,21 @@ impl History {
         Self { kept: Mutex::new(kept), last_change: watch::Sender::new(revision) }
     }
 
-    /// Adds an entry and notifies the watchers. Called after the state is published, so that a notified
-    /// watcher can read the change.
-    pub fn publish(&self, changed: Changed) {
-        let revision = changed.revision;
-        let is_empty = changed.is_empty();
+    /// Adds entries and notifies the watchers. Called after the state is published, so that a notified
+    /// watcher can read the changes.
+    pub fn publish(&self, entries: impl IntoIterator<Item = Changed>) {
+        let mut last_change = None;
         {
             let mut kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
-            kept.through = revision;
-            if !is_empty {
-                kept.push(changed);
+            for changed in entries {
+                kept.through = changed.revision;
+                if !changed.is_empty() {
+                    last_change = Some(changed.revision);
+                    kept.push(changed);
+                }
             }
         }
-        if !is_empty {
+        if let Some(revision) = last_change {
             self.last_change.send_replace(revision);
         }
     }
@@ -282,10 +284,10 @@ mod tests {
     #[test]
     fn changes_after_a_revision_are_in_order_and_empty_entries_only_advance() {
         let history = History::new(10);
-        history.publish(changed(11, "a", 1));
-        history.publish(Changed::none(12));
-        history.publish(changed(13, "b", 1));
-        history.publish(Changed::none(14));
+        history.publish([changed(11, "a", 1)]);
+        history.publish([Changed::none(12)]);
+        history.publish([changed(13, "b", 1)]);
+        history.publish([Changed::none(14)]);
         let page = history.after(10).unwrap();
         assert_eq!((revisions(&page), page.through, page.is_last), (vec![11, 13], 14, true));
         assert_eq!(revisions(&history.after(11).unwrap()), [13]);
@@ -304,7 +306,7 @@ mod tests {
     fn history_is_bounded_and_drops_the_oldest_entries_first() {
         let history = History::new(0);
         for revision in 1..=40 {
-            history.publish(changed(revision, "k", 1 << 20));
+            history.publish([changed(revision, "k", 1 << 20)]);
         }
         let lost = history.after(1).unwrap_err();
         assert!(lost.oldest > 20 && lost.oldest < 40, "{lost:?}");
@@ -312,7 +314,7 @@ mod tests {
         assert_eq!(revisions(&page), [lost.oldest], "a page has one large entry at a time");
         assert_eq!((page.through, page.is_last), (lost.oldest, false));
         // An entry larger than the bound is kept alone.
-        history.publish(changed(41, "k", 20 << 20));
+        history.publish([changed(41, "k", 20 << 20)]);
         assert_eq!(revisions(&history.after(40).unwrap()), [41]);
         history.restart(50);
         assert_eq!(history.after(41).unwrap_err(), Lost { oldest: 51 });
