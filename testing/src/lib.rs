@@ -8,6 +8,7 @@
 //! }
 //! ```
 
+pub mod cluster;
 #[cfg(feature = "store")]
 pub mod store;
 pub mod tree;

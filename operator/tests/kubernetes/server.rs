@@ -7,14 +7,13 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
+use helios_testing::cluster::program;
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
 use kube::api::PostParams;
 use kube::config::{KubeConfigOptions, Kubeconfig};
 use kube::{Api, Client, Config};
 
 use super::until;
-
-const CLUSTER_SCRIPT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../e2e/kubernetes/cluster.sh");
 
 /// A process that ends with its owner.
 pub struct Process(pub Child);
@@ -93,14 +92,6 @@ impl Server {
         let api = Api::<CustomResourceDefinition>::all(self.client.clone());
         api.create(&PostParams::default(), &definition).await.unwrap();
     }
-}
-
-/// Path of a program of the local cluster.
-pub fn program(name: &str) -> PathBuf {
-    let found = Command::new(CLUSTER_SCRIPT).arg("path").output().unwrap();
-    let program = Path::new(String::from_utf8(found.stdout).unwrap().trim()).join(name);
-    assert!(program.exists(), "Kubernetes is not built yet; run e2e/kubernetes/cluster.sh prepare");
-    program
 }
 
 fn etcd(directory: &Path, clients: &str) -> Command {
