@@ -2,29 +2,24 @@
 //! than the operator needs.
 #![allow(clippy::unwrap_used)]
 
-use std::path::PathBuf;
-use std::process::{Command, Output};
+mod sidecar;
+
+use std::process::Output;
 
 use helios_crds::{HeliosCluster, HeliosClusterSpec};
 use serde_json::{Value, json};
 
-const ROOT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/..");
-
-/// Helm of the PATH, or the one that the local cluster brings.
 fn helm(arguments: &[&str]) -> Output {
-    let run = |program: PathBuf| Command::new(program).args(arguments).current_dir(ROOT).output();
-    if let Ok(output) = run(PathBuf::from("helm")) {
-        return output;
-    }
-    let path = Command::new(format!("{ROOT}/e2e/kubernetes/cluster.sh")).arg("path").output().unwrap().stdout;
-    let brought = PathBuf::from(String::from_utf8(path).unwrap().trim()).join("helm");
-    run(brought)
-        .expect("no helm: install it, or run `e2e/kubernetes/cluster.sh prepare` once, which builds one")
+    helios_testing::cluster::run("helm", arguments)
 }
 
 fn template(chart: &str, values: &[&str]) -> Result<Vec<Value>, String> {
-    let chart = format!("helm/{chart}");
-    let mut arguments = vec!["template", "demo", &chart, "--namespace", "apps"];
+    render(&format!("helm/{chart}"), values)
+}
+
+/// Output of the chart in the directory `chart`, or the error of Helm.
+fn render(chart: &str, values: &[&str]) -> Result<Vec<Value>, String> {
+    let mut arguments = vec!["template", "demo", chart, "--namespace", "apps"];
     for value in values {
         arguments.extend(["--set-json", value]);
     }
@@ -47,8 +42,8 @@ fn cluster(values: &[&str]) -> HeliosCluster {
 }
 
 #[test]
-fn both_charts_pass_the_strict_lint() {
-    for chart in ["helm/helios-operator", "helm/helios-cluster"] {
+fn all_charts_pass_the_strict_lint() {
+    for chart in ["helm/helios-operator", "helm/helios-cluster", "helm/helios-sidecar"] {
         let output = helm(&["lint", "--strict", chart]);
         assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stdout));
     }
