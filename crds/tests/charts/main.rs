@@ -189,6 +189,38 @@ fn webhook_is_asked_about_pods_with_the_label_only_and_reads_nothing_but_heliosc
 }
 
 #[test]
+fn policies_inject_without_a_server_and_without_rights() {
+    let policy = [r#"injection={"mode":"policy"}"#, r#"nodeImage={"repository":"registry/heliosd"}"#];
+    assert_eq!(rights(&policy), rights(&[]));
+    let all = template("helios-operator", &policy).unwrap();
+    let deployments: Vec<_> = all.iter().filter(|it| it["kind"] == "Deployment").collect();
+    let [operator] = deployments.as_slice() else { panic!("{deployments:?}") };
+    let arguments = operator["spec"]["template"]["spec"]["containers"][0]["args"].to_string();
+    assert!(
+        arguments.contains("--injection-watchdog") && !arguments.contains("--injection-webhook"),
+        "{arguments}"
+    );
+    let of_kind =
+        |kind: &str| all.iter().find(|it| it["kind"] == kind).unwrap_or_else(|| panic!("no {kind}"));
+    let mutating = of_kind("MutatingAdmissionPolicy");
+    assert!(mutating["spec"]["mutations"].to_string().contains("image: 'registry/heliosd:"), "{mutating}");
+    for kind in ["MutatingAdmissionPolicy", "ValidatingAdmissionPolicy"] {
+        let (policy, binding) = (of_kind(kind), of_kind(&format!("{kind}Binding")));
+        let constraints = &policy["spec"]["matchConstraints"];
+        assert_eq!(constraints["objectSelector"]["matchExpressions"][0]["key"], helios_crds::INJECT_LABEL);
+        assert!(constraints["namespaceSelector"].to_string().contains("kube-system"), "{constraints}");
+        assert_eq!(binding["spec"]["policyName"], policy["metadata"]["name"]);
+    }
+    for (kubernetes, version) in [("1.34.0", "v1beta1"), ("1.36.0", "v1")] {
+        let chart = "helm/helios-operator";
+        let mode = ["--set", "injection.mode=policy", "--kube-version", kubernetes];
+        let text = helm(&[&["template", "demo", chart], &mode[..]].concat()).stdout;
+        let wanted = format!("admissionregistration.k8s.io/{version}\nkind: MutatingAdmissionPolicy");
+        assert_eq!(String::from_utf8(text).unwrap().matches(&wanted).count(), 2, "{kubernetes}");
+    }
+}
+
+#[test]
 fn monitoring_is_there_when_it_is_asked_for_and_points_to_the_runbooks() {
     let of_kind = |documents: &[Value], kind: &str| -> Vec<Value> {
         documents.iter().filter(|document| document["kind"] == kind).cloned().collect()

@@ -124,6 +124,9 @@ fn api_server(directory: &Path, etcd: &str, port: u16) -> Command {
     server.arg("--service-account-key-file").arg(&key);
     server.arg("--service-account-signing-key-file").arg(&key);
     server.arg("--cert-dir").arg(directory.join("certificates"));
+    // On by default from Kubernetes 1.36 on.
+    server.args(["--feature-gates", "MutatingAdmissionPolicy=true"]);
+    server.args(["--runtime-config", "admissionregistration.k8s.io/v1beta1=true"]);
     server.arg("--token-auth-file").arg(directory.join("tokens.csv"));
     server
 }
