@@ -74,6 +74,9 @@ pub struct Which {
 pub enum SidecarAction {
     /// Prints the container and the volume to paste into a pod template.
     Yaml(SidecarYaml),
+    /// Prints the kustomization.yaml of a component that adds the sidecar to all workloads whose label heliosdb.io/inject names
+    /// the HeliosClient.
+    Kustomize(SidecarYaml),
 }
 
 #[derive(Debug, Args)]

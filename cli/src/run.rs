@@ -40,8 +40,12 @@ pub async fn run(cli: &Cli) -> Result<u8, Error> {
         let hosts: Vec<_> = hosts.iter().cloned().chain(admin).collect();
         return said(cli, &certs::create(ca_dir, name, &hosts, *days)?);
     }
-    if let Command::Sidecar { action: SidecarAction::Yaml(args) } = &cli.command {
-        line(sidecar::yaml(args)?.trim_end())?;
+    if let Command::Sidecar { action } = &cli.command {
+        let text = match action {
+            SidecarAction::Yaml(args) => sidecar::yaml(args),
+            SidecarAction::Kustomize(args) => sidecar::component(args),
+        };
+        line(text?.trim_end())?;
         return Ok(DONE);
     }
     if let Command::Backup { report, command } = &cli.command {

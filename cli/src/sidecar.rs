@@ -1,11 +1,21 @@
-//! The container of the sidecar, to be pasted into the pod template of an application. Pure.
+//! The container of the sidecar for the pod template of an application: to be pasted, or as a component of Kustomize.
+//! Pure.
+
+use std::fmt::Write as _;
 
 use helios_crds::{
-    SIDECAR_PROBE_PORT as PROBES, SidecarMode, SidecarSettings, client_secret, is_client_name,
+    INJECT_LABEL, SIDECAR_PROBE_PORT as PROBES, SidecarMode, SidecarSettings, client_secret, is_client_name,
 };
 
 use crate::args::{Mode, SidecarYaml};
 use crate::error::Error;
+
+/// Kinds of workloads, as a regular expression of Kustomize, and the path of their pod template.
+const WORKLOADS: [(&str, &[&str]); 3] = [
+    ("Deployment|StatefulSet|DaemonSet|ReplicaSet|Job", &["spec", "template"]),
+    ("CronJob", &["spec", "jobTemplate", "spec", "template"]),
+    ("Pod", &[]),
+];
 
 /// Returns the parts of a pod's spec that run a sidecar for a HeliosClient: a native sidecar container, which starts before
 /// the application and stops after it, and the volume with its Secret.
@@ -13,6 +23,56 @@ use crate::error::Error;
 /// # Errors
 /// The name is none of an object, the port is the one of the probes, or a setting is out of its range.
 pub fn yaml(args: &SidecarYaml) -> Result<String, Error> {
+    let parts = parts(args)?;
+    let port = args.port;
+    Ok(format!(
+        "# Paste into the spec of a pod or pod template. The application connects to redis://localhost:{port}.\n{parts}"
+    ))
+}
+
+/// Returns the `kustomization.yaml` of a component that adds the sidecar to all workloads whose label
+/// [`INJECT_LABEL`] names the HeliosClient, and the label to their pods. A component has no parameters, so there is one
+/// for each HeliosClient.
+///
+/// # Errors
+/// Those of [`yaml`].
+pub fn component(args: &SidecarYaml) -> Result<String, Error> {
+    let parts = parts(args)?;
+    let SidecarYaml { client, port, .. } = args;
+    let mut text = format!(
+        "# Adds the sidecar of the HeliosClient {client} to the workloads of a kustomization that have the label {INJECT_LABEL}: {client}.
+# The application connects to redis://localhost:{port}.
+apiVersion: kustomize.config.k8s.io/v1alpha1
+kind: Component
+patches:
+"
+    );
+    for (kinds, path) in WORKLOADS {
+        // A Pod has the label, by which it was selected.
+        let labels = match path {
+            [] => String::new(),
+            _ => format!("metadata:\n  labels:\n    {INJECT_LABEL}: {client}\n"),
+        };
+        let pod = format!("{labels}spec:\n{}", indented(&parts, 2));
+        let fields = path.iter().rev();
+        let patch = fields.fold(pod, |inner, field| format!("{field}:\n{}", indented(&inner, 2)));
+        _ = write!(
+            text,
+            "- target:\n    kind: {kinds}\n    labelSelector: {INJECT_LABEL}={client}\n  patch: |\n"
+        );
+        // Kustomize takes kind and name from the workload, not from the patch.
+        text.push_str(&indented("apiVersion: v1\nkind: Any\nmetadata:\n  name: any\n", 4));
+        text.push_str(&indented(&patch, 4));
+    }
+    Ok(text)
+}
+
+fn indented(text: &str, by: usize) -> String {
+    text.lines().map(|line| format!("{:by$}{line}\n", "")).collect()
+}
+
+/// Returns `initContainers` and `volumes` of a pod's spec.
+fn parts(args: &SidecarYaml) -> Result<String, Error> {
     let SidecarYaml { client, image, port, mode, memory, max_staleness } = args;
     if !is_client_name(client) {
         return Err(Error::Impossible(format!(
@@ -35,8 +95,7 @@ pub fn yaml(args: &SidecarYaml) -> Result<String, Error> {
     let (requested, limit) = settings.memory();
     let secret = client_secret(client);
     Ok(format!(
-        "# Paste into the spec of a pod or pod template. The application connects to redis://localhost:{port}.
-initContainers:
+        "initContainers:
 - name: helios-sidecar
   image: '{image}'
   # A native sidecar: it starts before the application and stops after it.
@@ -146,6 +205,18 @@ mod tests {
     }
 
     #[test]
+    fn component_of_the_example_is_the_one_that_is_printed() {
+        let path =
+            concat!(env!("CARGO_MANIFEST_DIR"), "/../examples/sidecar/kustomize/sidecar/kustomization.yaml");
+        let replica = SidecarYaml { mode: Mode::Replica, memory: "32Mi".to_owned(), ..args("orders") };
+        let text = component(&replica).unwrap();
+        if std::env::var_os("UPDATE_GOLDEN").is_some() {
+            std::fs::write(path, &text).unwrap();
+        }
+        assert_eq!(text, std::fs::read_to_string(path).unwrap_or_default(), "{path}");
+    }
+
+    #[test]
     fn example_has_the_sidecar_that_is_printed() {
         let example = include_str!("../../examples/sidecar/pasted.yaml");
         let job: serde_json::Value = serde_saphyr::from_str(example).unwrap();
@@ -161,7 +232,7 @@ mod tests {
     #[test]
     fn values_that_are_none_are_refused() {
         for name in ["", "Orders", "-a", "a-", "a b", "a\nb", &"a".repeat(64)] {
-            assert!(yaml(&args(name)).is_err(), "{name:?}");
+            assert!(yaml(&args(name)).is_err() && component(&args(name)).is_err(), "{name:?}");
         }
         for wrong in [
             SidecarYaml { image: "x\ny".to_owned(), ..args("a") },

@@ -10,6 +10,7 @@
 
 #[cfg(feature = "azurite")]
 pub mod azurite;
+pub mod cluster;
 #[cfg(feature = "store")]
 pub mod store;
 pub mod tree;

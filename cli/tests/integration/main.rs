@@ -9,6 +9,7 @@ mod dev;
 mod doctor;
 mod endpoints;
 mod import;
+mod kustomize;
 mod locks;
 mod process;
 mod site;

@@ -12,6 +12,7 @@ store_up() {
     --etcd-servers "$etcd_clients" --bind-address "$host_address" --advertise-address "$host_address" --secure-port 6443 \
     --service-cluster-ip-range "$service_range" --authorization-mode Node,RBAC --enable-admission-plugins NodeRestriction \
     --allow-privileged --kubelet-preferred-address-types InternalIP \
+    --feature-gates MutatingAdmissionPolicy=true --runtime-config admissionregistration.k8s.io/v1beta1=true \
     --client-ca-file "$pki/ca.crt" --tls-cert-file "$pki/apiserver.crt" --tls-private-key-file "$pki/apiserver.key" \
     --kubelet-client-certificate "$pki/apiserver-kubelet.crt" --kubelet-client-key "$pki/apiserver-kubelet.key" \
     --proxy-client-cert-file "$pki/front-proxy.crt" --proxy-client-key-file "$pki/front-proxy.key" \

@@ -47,6 +47,25 @@ app.kubernetes.io/managed-by: {{ .Release.Service }}
 helm.sh/chart: {{ .Chart.Name }}-{{ .Chart.Version | replace "+" "_" }}
 {{- end }}
 
+{{- /* Which pods get a sidecar: those with the label, in the namespaces that the operator watches. */ -}}
+{{- define "helios.injected" -}}
+objectSelector:
+  matchExpressions:
+    - key: heliosdb.io/inject
+      operator: Exists
+namespaceSelector:
+  matchExpressions:
+    - key: kubernetes.io/metadata.name
+      operator: NotIn
+      values: [kube-system, {{ .Release.Namespace }}]
+    {{- with include "helios.namespaces" . }}
+    - key: kubernetes.io/metadata.name
+      operator: In
+      values:
+        {{- splitList "," . | toYaml | nindent 8 }}
+    {{- end }}
+{{- end }}
+
 {{- define "helios.image" -}}
 {{- with .Values.image }}
 {{- if .digest }}{{ .repository }}@{{ .digest }}

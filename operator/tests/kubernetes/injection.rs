@@ -13,28 +13,27 @@ use kube::{Api, Client};
 use serde_json::{Value, json};
 
 use super::operator::Operator;
-use super::server::{Process, Server, free_port, program};
+use super::server::{Process, Server, free_port};
 use super::{begin, until};
 
 const NAME: &str = "demo-helios-operator-webhook";
-const ROOT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/..");
+
+/// Objects of the operator's chart with this `injection.mode`.
+pub fn chart(mode: &str) -> Vec<Value> {
+    let mode = format!("injection.mode={mode}");
+    let name =
+        ["template", "demo", "helm/helios-operator", "--namespace", "apps", "--kube-version", "1.34.4"];
+    let output = helios_testing::cluster::run("helm", &[&name[..], &["--set", &mode]].concat());
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let documents = String::from_utf8(output.stdout).unwrap();
+    let documents = documents.split("\n---").filter(|document| document.contains("kind:"));
+    documents.map(|document| serde_saphyr::from_str(document.trim_start_matches("---")).unwrap()).collect()
+}
 
 /// The configuration of the chart, for a webhook that is a process on this machine.
 fn configuration(port: u16) -> MutatingWebhookConfiguration {
-    let arguments = [
-        "template",
-        "demo",
-        "helm/helios-operator",
-        "--namespace",
-        "apps",
-        "--set",
-        "injection.mode=webhook",
-    ];
-    let output = Command::new(program("helm")).args(arguments).current_dir(ROOT).output().unwrap();
-    let documents = String::from_utf8(output.stdout).unwrap();
-    let found =
-        documents.split("\n---").find(|document| document.contains("kind: MutatingWebhookConfiguration"));
-    let mut found: Value = serde_saphyr::from_str(found.unwrap()).unwrap();
+    let found = chart("webhook").into_iter().find(|object| object["kind"] == "MutatingWebhookConfiguration");
+    let mut found = found.unwrap();
     found["webhooks"][0]["clientConfig"] = json!({"url": format!("https://localhost:{port}/inject")});
     serde_json::from_value(found).unwrap()
 }
@@ -62,13 +61,13 @@ async fn kubelet(client: Client, dir: PathBuf) {
     }
 }
 
-fn pod(name: &str, spec: Value) -> Pod {
+pub fn pod(name: &str, spec: Value) -> Pod {
     let metadata = json!({"name": name, "labels": {INJECT_LABEL: "orders"}});
     serde_json::from_value(json!({"apiVersion": "v1", "kind": "Pod", "metadata": metadata, "spec": spec}))
         .unwrap()
 }
 
-fn plain() -> Value {
+pub fn plain() -> Value {
     json!({"containers": [{"name": "app", "image": "app"}]})
 }
 

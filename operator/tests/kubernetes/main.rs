@@ -15,6 +15,7 @@ mod held;
 mod injection;
 mod nodes;
 mod operator;
+mod policy;
 mod replicas;
 mod secrets;
 mod server;

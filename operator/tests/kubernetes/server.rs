@@ -7,14 +7,13 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
+use helios_testing::cluster::program;
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
 use kube::api::PostParams;
 use kube::config::{KubeConfigOptions, Kubeconfig};
 use kube::{Api, Client, Config};
 
 use super::until;
-
-const CLUSTER_SCRIPT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../e2e/kubernetes/cluster.sh");
 
 /// A process that ends with its owner.
 pub struct Process(pub Child);
@@ -95,14 +94,6 @@ impl Server {
     }
 }
 
-/// Path of a program of the local cluster.
-pub fn program(name: &str) -> PathBuf {
-    let found = Command::new(CLUSTER_SCRIPT).arg("path").output().unwrap();
-    let program = Path::new(String::from_utf8(found.stdout).unwrap().trim()).join(name);
-    assert!(program.exists(), "Kubernetes is not built yet; run e2e/kubernetes/cluster.sh prepare");
-    program
-}
-
 fn etcd(directory: &Path, clients: &str) -> Command {
     let peers = format!("http://127.0.0.1:{}", free_port());
     let mut etcd = Command::new(program("kube"));
@@ -133,6 +124,9 @@ fn api_server(directory: &Path, etcd: &str, port: u16) -> Command {
     server.arg("--service-account-key-file").arg(&key);
     server.arg("--service-account-signing-key-file").arg(&key);
     server.arg("--cert-dir").arg(directory.join("certificates"));
+    // On by default from Kubernetes 1.36 on.
+    server.args(["--feature-gates", "MutatingAdmissionPolicy=true"]);
+    server.args(["--runtime-config", "admissionregistration.k8s.io/v1beta1=true"]);
     server.arg("--token-auth-file").arg(directory.join("tokens.csv"));
     server
 }

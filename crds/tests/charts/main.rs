@@ -2,29 +2,24 @@
 //! than the operator needs.
 #![allow(clippy::unwrap_used)]
 
-use std::path::PathBuf;
-use std::process::{Command, Output};
+mod sidecar;
+
+use std::process::Output;
 
 use helios_crds::{HeliosCluster, HeliosClusterSpec};
 use serde_json::{Value, json};
 
-const ROOT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/..");
-
-/// Helm of the PATH, or the one that the local cluster brings.
 fn helm(arguments: &[&str]) -> Output {
-    let run = |program: PathBuf| Command::new(program).args(arguments).current_dir(ROOT).output();
-    if let Ok(output) = run(PathBuf::from("helm")) {
-        return output;
-    }
-    let path = Command::new(format!("{ROOT}/e2e/kubernetes/cluster.sh")).arg("path").output().unwrap().stdout;
-    let brought = PathBuf::from(String::from_utf8(path).unwrap().trim()).join("helm");
-    run(brought)
-        .expect("no helm: install it, or run `e2e/kubernetes/cluster.sh prepare` once, which builds one")
+    helios_testing::cluster::run("helm", arguments)
 }
 
 fn template(chart: &str, values: &[&str]) -> Result<Vec<Value>, String> {
-    let chart = format!("helm/{chart}");
-    let mut arguments = vec!["template", "demo", &chart, "--namespace", "apps"];
+    render(&format!("helm/{chart}"), values)
+}
+
+/// Output of the chart in the directory `chart`, or the error of Helm.
+fn render(chart: &str, values: &[&str]) -> Result<Vec<Value>, String> {
+    let mut arguments = vec!["template", "demo", chart, "--namespace", "apps"];
     for value in values {
         arguments.extend(["--set-json", value]);
     }
@@ -47,8 +42,8 @@ fn cluster(values: &[&str]) -> HeliosCluster {
 }
 
 #[test]
-fn both_charts_pass_the_strict_lint() {
-    for chart in ["helm/helios-operator", "helm/helios-cluster"] {
+fn all_charts_pass_the_strict_lint() {
+    for chart in ["helm/helios-operator", "helm/helios-cluster", "helm/helios-sidecar"] {
         let output = helm(&["lint", "--strict", chart]);
         assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stdout));
     }
@@ -191,6 +186,38 @@ fn webhook_is_asked_about_pods_with_the_label_only_and_reads_nothing_but_heliosc
             .unwrap_err()
             .contains("injection/mode")
     );
+}
+
+#[test]
+fn policies_inject_without_a_server_and_without_rights() {
+    let policy = [r#"injection={"mode":"policy"}"#, r#"nodeImage={"repository":"registry/heliosd"}"#];
+    assert_eq!(rights(&policy), rights(&[]));
+    let all = template("helios-operator", &policy).unwrap();
+    let deployments: Vec<_> = all.iter().filter(|it| it["kind"] == "Deployment").collect();
+    let [operator] = deployments.as_slice() else { panic!("{deployments:?}") };
+    let arguments = operator["spec"]["template"]["spec"]["containers"][0]["args"].to_string();
+    assert!(
+        arguments.contains("--injection-watchdog") && !arguments.contains("--injection-webhook"),
+        "{arguments}"
+    );
+    let of_kind =
+        |kind: &str| all.iter().find(|it| it["kind"] == kind).unwrap_or_else(|| panic!("no {kind}"));
+    let mutating = of_kind("MutatingAdmissionPolicy");
+    assert!(mutating["spec"]["mutations"].to_string().contains("image: 'registry/heliosd:"), "{mutating}");
+    for kind in ["MutatingAdmissionPolicy", "ValidatingAdmissionPolicy"] {
+        let (policy, binding) = (of_kind(kind), of_kind(&format!("{kind}Binding")));
+        let constraints = &policy["spec"]["matchConstraints"];
+        assert_eq!(constraints["objectSelector"]["matchExpressions"][0]["key"], helios_crds::INJECT_LABEL);
+        assert!(constraints["namespaceSelector"].to_string().contains("kube-system"), "{constraints}");
+        assert_eq!(binding["spec"]["policyName"], policy["metadata"]["name"]);
+    }
+    for (kubernetes, version) in [("1.34.0", "v1beta1"), ("1.36.0", "v1")] {
+        let chart = "helm/helios-operator";
+        let mode = ["--set", "injection.mode=policy", "--kube-version", kubernetes];
+        let text = helm(&[&["template", "demo", chart], &mode[..]].concat()).stdout;
+        let wanted = format!("admissionregistration.k8s.io/{version}\nkind: MutatingAdmissionPolicy");
+        assert_eq!(String::from_utf8(text).unwrap().matches(&wanted).count(), 2, "{kubernetes}");
+    }
 }
 
 #[test]
