@@ -241,6 +241,7 @@ impl Connection {
                 self.upstream = Some(upstream);
             }
             Err(problem) => {
+                self.read_offline();
                 let seconds = self.shared.members.since_contact().as_secs();
                 let text = format!("CLUSTERDOWN cut off from the cluster for {seconds} s: {problem}");
                 let count = self.queue.fail_unsent(&Frame::error(text), &mut self.session);

@@ -9,19 +9,20 @@ pub mod pulse;
 #[cfg(test)]
 mod tests;
 
-use std::sync::atomic::{AtomicI64, AtomicU8, AtomicU64, Ordering::SeqCst};
+use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU8, AtomicU64, Ordering::SeqCst};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use std::time::Duration;
 
 use bytes::Bytes;
-use helios_proto::v1::Token;
+use helios_proto::v1::{Call, Token};
 use helios_redis::frame::Frame;
 use helios_redis::replica::{answer, query};
 use helios_state::{Selection, Store};
 use prometheus_client::metrics::counter::Counter;
 use tokio::sync::watch;
 
-use gate::{Closed, Gate};
+use crate::args::Offline;
+use gate::{Closed, Gate, Observation};
 
 /// Why a request goes to a member; the label of a metric.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -65,6 +66,15 @@ impl Reason {
     }
 }
 
+impl From<Closed> for Reason {
+    fn from(closed: Closed) -> Self {
+        match closed {
+            Closed::Behind => Self::Behind,
+            Closed::Unknown => Self::Stale,
+        }
+    }
+}
+
 /// State of the link, as `INFO` and a metric show it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Phase {
@@ -95,6 +105,16 @@ struct Fresh {
     index: u64,
 }
 
+/// When a state is read, and when it is not.
+#[derive(Debug, Clone, Copy)]
+pub struct Rules {
+    /// Age above which a state is not read, unless it is served in a cut.
+    pub max_staleness: Duration,
+    /// Time without an answer of any member after which the sidecar counts as cut off.
+    pub cut_off_after: Duration,
+    pub offline: Offline,
+}
+
 /// A state that is served.
 struct Held {
     store: Store,
@@ -110,7 +130,11 @@ pub struct Replica {
     /// A moment whose index the state has not reached. A later one does not replace it: a state that is always a little
     /// behind would reach none.
     next: Mutex<Option<Fresh>>,
-    max_staleness: Duration,
+    rules: Rules,
+    /// Microseconds from the start to the last linearizable read that a member answered.
+    answered_us: AtomicU64,
+    /// Whether all members were asked for one since, and none answered.
+    has_asked_all: AtomicBool,
     /// Woken when a read that waits may be answered.
     progress: watch::Sender<()>,
     /// The members' clock for expiry minus the time since the start, milliseconds; 0: not known.
@@ -121,15 +145,19 @@ pub struct Replica {
     bytes: AtomicU64,
     pub resyncs: Counter,
     pub reads: Counter,
+    /// Reads that were answered because of [`Offline::ServeStale`].
+    pub stale_reads: Counter,
 }
 
 impl Replica {
-    pub fn new(max_staleness: Duration) -> Self {
+    pub fn new(rules: Rules) -> Self {
         Self {
             gate: Arc::default(),
             held: RwLock::default(),
             next: Mutex::default(),
-            max_staleness,
+            rules,
+            answered_us: AtomicU64::new(0),
+            has_asked_all: AtomicBool::new(false),
             progress: watch::Sender::new(()),
             clock_offset_ms: AtomicI64::new(0),
             served_ms: AtomicU64::new(0),
@@ -137,30 +165,83 @@ impl Replica {
             bytes: AtomicU64::new(0),
             resyncs: Counter::default(),
             reads: Counter::default(),
+            stale_reads: Counter::default(),
         }
     }
 
-    /// Answers a request at `now_us` after the start.
+    /// Answers a request of the client of `observation` at `now_us` after the start.
     ///
     /// # Errors
     /// A member has to answer it; after [`Reason::Behind`], the same call may succeed within milliseconds.
-    pub fn read(&self, words: &[Bytes], now_us: u64) -> Result<Frame, Reason> {
+    pub fn read(&self, words: &[Bytes], now_us: u64, observation: &mut Observation) -> Result<Frame, Reason> {
         let held = self.held().ok_or(Reason::NoState)?;
-        let call = query(words, |key| held.selection.contains(key)).ok_or(Reason::Command)?;
+        let call = self.call(&held, words)?;
         let fresh_us = held.fresh_us.load(SeqCst);
-        self.gate.check(held.store.applied().index, fresh_us).map_err(|closed| match closed {
-            Closed::Behind => Reason::Behind,
-            Closed::Unknown => Reason::Stale,
-        })?;
-        if Duration::from_micros(now_us.saturating_sub(fresh_us)) > self.max_staleness {
+        self.gate.check(held.store.applied().index, fresh_us)?;
+        if Duration::from_micros(now_us.saturating_sub(fresh_us)) > self.rules.max_staleness {
             return Err(Reason::Stale);
         }
-        let clock_ms = self.clock_ms(now_us).ok_or(Reason::Stale)?;
-        let frame = answer(&held.store, &call, clock_ms).ok_or(Reason::Cost)?;
-        // At least the index of the state that was read.
-        self.gate.observed(held.store.applied().index);
+        let frame = self.answer(&held, &call, now_us, observation)?;
         self.reads.inc();
         Ok(frame)
+    }
+
+    /// Answers a request that no member answers, however old the state is, if the state has all that this one client has
+    /// observed; `has_contact` says whether any reply of a member came within the limit. `None`: it is an error.
+    pub fn read_offline(
+        &self,
+        words: &[Bytes],
+        now_us: u64,
+        has_contact: bool,
+        observation: &mut Observation,
+    ) -> Option<Frame> {
+        if !self.serves_stale(now_us, has_contact) {
+            return None;
+        }
+        let held = self.held()?;
+        let call = self.call(&held, words).ok()?;
+        observation.check(held.store.applied().index, held.fresh_us.load(SeqCst)).ok()?;
+        let frame = self.answer(&held, &call, now_us, observation).ok()?;
+        self.stale_reads.inc();
+        Some(frame)
+    }
+
+    fn call(&self, held: &Held, words: &[Bytes]) -> Result<Call, Reason> {
+        query(words, |key| held.selection.contains(key)).ok_or(Reason::Command)
+    }
+
+    fn answer(
+        &self,
+        held: &Held,
+        call: &Call,
+        now_us: u64,
+        observation: &mut Observation,
+    ) -> Result<Frame, Reason> {
+        let clock_ms = self.clock_ms(now_us).ok_or(Reason::Stale)?;
+        let frame = answer(&held.store, call, clock_ms).ok_or(Reason::Cost)?;
+        // At least the index of the state that was read.
+        observation.read(held.store.applied().index);
+        Ok(frame)
+    }
+
+    /// Records that a member answered a linearizable read.
+    pub fn answered(&self) {
+        self.answered_us.store(self.gate.now_us(), SeqCst);
+        self.has_asked_all.store(false, SeqCst);
+    }
+
+    /// Records that all members were asked for a linearizable read since the last answer.
+    pub fn has_asked_all(&self) {
+        self.has_asked_all.store(true, SeqCst);
+    }
+
+    /// Whether reads are answered from a state that is too old, because no member answers: none is in reach, or those that
+    /// are have no quorum.
+    pub fn serves_stale(&self, now_us: u64, has_contact: bool) -> bool {
+        let unanswered = Duration::from_micros(now_us.saturating_sub(self.answered_us.load(SeqCst)));
+        let is_without_quorum = self.has_asked_all.load(SeqCst) && unanswered >= self.rules.cut_off_after;
+        let is_cut_off = !has_contact || is_without_quorum;
+        is_cut_off && self.rules.offline == Offline::ServeStale && self.held().is_some()
     }
 
     /// Returns a receiver that is woken when a read that waits may be answered.

@@ -10,7 +10,7 @@ use helios_service::idle::until;
 use tokio::sync::watch;
 
 use super::Connection;
-use crate::queue::Entry;
+use crate::queue::{Entry, protocol};
 use crate::replica::gate::Observation;
 use crate::replica::{Reason, Replica};
 use crate::request::{Kind, POSITION, Setting};
@@ -65,20 +65,39 @@ impl Connection {
     ///
     /// # Errors
     /// A member has to answer the request.
-    pub(super) fn read_here(&self, kind: Kind, words: &[Bytes]) -> Result<Frame, Reason> {
-        let Some(replica) = &self.shared.replica else { return Err(Reason::ProxyMode) };
+    pub(super) fn read_here(&mut self, kind: Kind, words: &[Bytes]) -> Result<Frame, Reason> {
+        let is_plain =
+            self.may_read_here() && self.session.transaction == Transaction::None && self.queue.is_answered();
+        let Some(Observed { replica, observation, .. }) = &mut self.observed else {
+            return Err(Reason::ProxyMode);
+        };
         if kind != Kind::Read {
             return Err(Reason::Command);
         }
-        let session = &self.session;
-        let is_plain = session.transaction == Transaction::None
-            && session.subscriptions == 0
-            && !session.settings.contains_key(&Setting::Freshness)
-            && self.queue.is_answered();
         if !is_plain {
             return Err(Reason::Connection);
         }
-        replica.read(words, replica.gate.now_us())
+        let now_us = replica.gate.now_us();
+        replica.read(words, now_us, observation).or_else(|reason| {
+            let has_contact = !self.shared.members.patience().is_zero();
+            replica.read_offline(words, now_us, has_contact, observation).ok_or(reason)
+        })
+    }
+
+    /// Whether no state of the connection sends its reads to a member.
+    fn may_read_here(&self) -> bool {
+        self.session.subscriptions == 0 && !self.session.settings.contains_key(&Setting::Freshness)
+    }
+
+    /// Answers the reads that no member has answered, as far as they are answered in a cut.
+    pub(super) fn read_offline(&mut self) {
+        if !self.may_read_here() {
+            return;
+        }
+        let Some(Observed { replica, observation, .. }) = &mut self.observed else { return };
+        let (now_us, has_contact) = (replica.gate.now_us(), !self.shared.members.patience().is_zero());
+        let read = |words: &[Bytes]| replica.read_offline(words, now_us, has_contact, observation);
+        self.queue.answer_unanswered(protocol(&self.session), read);
     }
 
     pub(super) fn wait_for_replica(&mut self, words: Vec<Bytes>, is_silent: bool) {
@@ -151,7 +170,7 @@ impl Connection {
         }
         observed.observation.begin();
         if !is_certain && matches!(head.kind, Kind::Write | Kind::Script | Kind::Exec) {
-            observed.replica.gate.unknown(observed.replica.gate.now_us());
+            observed.observation.unknown();
         }
     }
 

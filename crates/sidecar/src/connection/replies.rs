@@ -261,6 +261,7 @@ impl Connection {
             self.upstream = None;
             self.retry_at = Some(Instant::now() + pause);
         } else {
+            self.read_offline();
             self.queue.deliver_refused();
             self.must_leave = true;
         }
@@ -271,12 +272,11 @@ impl Connection {
         let Some(upstream) = self.upstream.take() else { return Ok(()) };
         let is_cut = self.incoming.take().is_some_and(|incoming| incoming.forwarded > 0);
         let subscriptions = self.session.subscriptions;
-        if self.queue.has_sent() {
-            // What the member did is not known.
-            self.observe_unknown();
-        }
         self.observe_lost();
         let lost = self.queue.lose(upstream.written, &mut self.session);
+        if lost.unknown > 0 {
+            self.observe_unknown();
+        }
         self.must_ask_position();
         tracing::debug!(member = %upstream.member.address, reason, ?lost, "the connection to the member is lost");
         if !self.is_half_closed {

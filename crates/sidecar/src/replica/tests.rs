@@ -23,7 +23,11 @@ const CLUSTER: &str = "demo";
 const MEMBERS: usize = 3;
 const CLIENTS: usize = 3;
 const KEYS: [&str; 2] = ["a:1", "a:2"];
-const MAX_STALENESS: Duration = Duration::from_secs(3_600);
+const RULES: Rules = Rules {
+    max_staleness: Duration::from_secs(3_600),
+    cut_off_after: Duration::from_secs(3),
+    offline: Offline::ServeStale,
+};
 
 /// A rule that is left out.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -68,7 +72,7 @@ impl Cluster {
         for member in &members {
             member.record_elements(true);
         }
-        let (feed, replica) = (Feed::new(limit_bytes), Arc::new(Replica::new(MAX_STALENESS)));
+        let (feed, replica) = (Feed::new(limit_bytes), Arc::new(Replica::new(RULES)));
         Self { log: Vec::new(), members, followed: 0, feed, replica }
     }
 
@@ -132,7 +136,12 @@ impl Cluster {
     }
 
     fn read(&self, line: &str) -> Result<Frame, Reason> {
-        self.replica.read(&words(line), self.replica.gate.now_us())
+        self.replica.read(&words(line), self.replica.gate.now_us(), &mut self.observation())
+    }
+
+    /// Returns the observations of a client that has observed nothing yet.
+    fn observation(&self) -> Observation {
+        Observation::new(Arc::clone(&self.replica.gate))
     }
 }
 
@@ -145,8 +154,7 @@ fn history_is_legal(seed: u64, bug: Bug) -> (bool, u64) {
     let mut rng = StdRng::seed_from_u64(seed);
     let mut cluster = Cluster::new(u64::MAX);
     cluster.follow(0, true);
-    let mut observations: Vec<_> =
-        (0..CLIENTS).map(|_| Observation::new(Arc::clone(&cluster.replica.gate))).collect();
+    let mut observations: Vec<_> = (0..CLIENTS).map(|_| cluster.observation()).collect();
     // The index that a client's observation ends with, once it is known.
     let mut positions = [None; CLIENTS];
     // A linearizable read that is not answered yet.
@@ -186,7 +194,11 @@ fn history_is_legal(seed: u64, bug: Bug) -> (bool, u64) {
                 let key = KEYS[rng.random_range(0..KEYS.len())];
                 let process = client as u64;
                 let is_read = rng.random_ratio(3, 4);
-                if is_read && let Ok(reply) = cluster.read(&format!("GET {key}")) {
+                let now_us = cluster.replica.gate.now_us();
+                let request = words(&format!("GET {key}"));
+                if is_read
+                    && let Ok(reply) = cluster.replica.read(&request, now_us, &mut observations[client])
+                {
                     let id = history.invoke(process, key, Asked::Get, time);
                     let value = match reply {
                         Frame::Bulk(bytes) => Some(Value::Bytes(bytes.to_vec())),
@@ -264,8 +276,50 @@ fn state_of_a_member_that_is_behind_is_not_read_until_it_has_all_that_was_read_b
     cluster.stream();
     assert_eq!(cluster.read("GET a:1"), Ok(Frame::Bulk("3".into())));
     assert_eq!(cluster.read("GET b:1"), Err(Reason::Command), "another prefix");
-    let late = at_us + u64::try_from(MAX_STALENESS.as_micros()).unwrap() + 1_000_000;
-    assert_eq!(cluster.replica.read(&words("GET a:1"), late), Err(Reason::Stale));
+    let late = at_us + u64::try_from(RULES.max_staleness.as_micros()).unwrap() + 1_000_000;
+    let found = cluster.replica.read(&words("GET a:1"), late, &mut cluster.observation());
+    assert_eq!(found, Err(Reason::Stale));
+}
+
+#[test]
+fn without_an_answer_of_any_member_a_client_reads_old_state_unless_it_has_observed_more() {
+    let mut cluster = Cluster::new(u64::MAX);
+    cluster.write("a:1", "1");
+    cluster.advance(0, 1);
+    cluster.follow(0, true);
+    cluster.stream();
+    cluster.confirm_now();
+    cluster.replica.answered();
+    let late_us = |after: Duration| cluster.replica.gate.now_us() + u64::try_from(after.as_micros()).unwrap();
+    let age = RULES.max_staleness + Duration::from_secs(1);
+    let offline = |line: &str, after, has_contact, observation: &mut Observation| {
+        cluster.replica.read_offline(&words(line), late_us(after), has_contact, observation)
+    };
+    let value = Some(Frame::Bulk("1".into()));
+    let [mut reader, mut writer, mut unlucky] = [(); 3].map(|()| cluster.observation());
+
+    // Members that answer without a quorum: all have to be asked first, and for as long as for a cut.
+    assert_eq!(offline("GET a:1", age, true, &mut reader), None);
+    assert_eq!(offline("GET a:1", age, false, &mut reader), value);
+    cluster.replica.has_asked_all();
+    assert_eq!(offline("GET a:1", RULES.cut_off_after / 2, true, &mut reader), None);
+    assert_eq!(offline("GET a:1", age, true, &mut reader), value);
+    assert_eq!(offline("GET b:1", age, true, &mut reader), None, "another prefix");
+    cluster.replica.answered();
+    assert_eq!(offline("GET a:1", age, true, &mut reader), None);
+
+    // The session of a cut is the connection.
+    writer.begin();
+    assert_eq!(offline("GET a:1", age, false, &mut writer), None, "the index of the write is not known");
+    writer.end(Some(2));
+    assert_eq!(offline("GET a:1", age, false, &mut writer), None, "the write is not in the state");
+    unlucky.unknown();
+    assert_eq!(offline("GET a:1", age, false, &mut unlucky), None, "the write may have taken effect");
+    assert_eq!(offline("GET a:1", age, false, &mut reader), value);
+    assert_eq!((cluster.replica.stale_reads.get(), cluster.replica.reads.get()), (3, 0));
+
+    let refusing = Replica::new(Rules { offline: Offline::Refuse, ..RULES });
+    assert!(!refusing.serves_stale(u64::MAX, false) && !Replica::new(RULES).serves_stale(u64::MAX, false));
 }
 
 #[test]

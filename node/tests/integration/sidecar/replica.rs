@@ -33,7 +33,7 @@ const LOCAL: [&str; 16] = [
 /// Requests of each command, with random words.
 const REQUESTS: usize = 12;
 
-async fn replica(cluster: &Cluster, arguments: &[&str]) -> Sidecar {
+pub async fn replica(cluster: &Cluster, arguments: &[&str]) -> Sidecar {
     let sidecar = started(cluster, arguments);
     sidecar.wait_ready().await;
     eventually("the replica follows", async || {
@@ -52,17 +52,21 @@ fn started(cluster: &Cluster, arguments: &[&str]) -> Sidecar {
     Sidecar::started(&addresses(cluster), &[&given, arguments].concat())
 }
 
-async fn info(sidecar: &Sidecar) -> Option<String> {
+pub async fn info(sidecar: &Sidecar) -> Option<String> {
     let mut client = connect(sidecar.port(), LIMIT).await.ok()?;
     redis::cmd("INFO").arg("sidecar").query_async(&mut client).await.ok()
 }
 
-async fn local_reads(sidecar: &Sidecar) -> u64 {
+pub async fn local_reads(sidecar: &Sidecar) -> u64 {
     sidecar.metric("local_reads_total").await
 }
 
 /// Reads `key` until a read was answered by the replica; returns its value.
-async fn read_locally(sidecar: &Sidecar, client: &mut MultiplexedConnection, key: &str) -> Option<String> {
+pub async fn read_locally(
+    sidecar: &Sidecar,
+    client: &mut MultiplexedConnection,
+    key: &str,
+) -> Option<String> {
     eventually("a local read", async || {
         let before = local_reads(sidecar).await;
         let found: Option<String> = client.get(key).await.ok()?;

@@ -1,0 +1,97 @@
+//! Replica mode: what a read sees by its level, and what it gets in a cut.
+
+use redis::AsyncCommands;
+use rustix::process::Signal;
+
+use super::replica::{info, read_locally, replica};
+use super::{Raw, Sidecar};
+use crate::common::{Cluster, eventually, info_field};
+
+const SERVES_STALE: [&str; 6] =
+    ["--offline", "serve-stale", "--cut-off-after-ms", "1500", "--max-staleness-ms", "500"];
+
+/// Returns the reply to `GET key`.
+async fn get(raw: &mut Raw, key: &str) -> String {
+    let found = raw.ask(&format!("GET {key}"), "\r\n").await;
+    let has_value = !found.starts_with('$') || found == "$-1\r\n" || found.matches("\r\n").count() == 2;
+    if has_value { found } else { found + &raw.until("\r\n").await }
+}
+
+async fn wait_stale(sidecar: &Sidecar, wanted: &str) {
+    eventually("the sidecar has noticed the cut or its end", async || {
+        (info_field(&info(sidecar).await?, "sidecar_serves_stale") == wanted).then_some(())
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn replica_that_serves_stale_answers_reads_in_a_cut_but_not_after_an_own_write_of_unknown_outcome() {
+    let mut cluster = Cluster::of_three().await;
+    let sidecar = replica(&cluster, &SERVES_STALE).await;
+    let mut client = sidecar.redis().await;
+    let () = client.set("k", "v").await.unwrap();
+    let () = client.hset("h", "f", "w").await.unwrap();
+    assert_eq!(read_locally(&sidecar, &mut client, "k").await.as_deref(), Some("v"));
+    let (mut reader, mut writer) = (sidecar.raw().await, sidecar.raw().await);
+    assert_eq!(get(&mut reader, "k").await, "$1\r\nv\r\n");
+    assert_eq!(sidecar.metric("serves_stale").await, 0);
+
+    // A write is on its way when the members are lost.
+    writer.ask("SET other v", "OK\r\n").await;
+    let forwarded = "forwarded_total{reason=\"command\"}";
+    let before = sidecar.metric(forwarded).await;
+    (0..3).for_each(|index| cluster[index].signal(Signal::STOP));
+    writer.send("SET k unknown\r\n").await;
+    eventually("the write was sent", async || (sidecar.metric(forwarded).await > before).then_some(())).await;
+    (0..3).for_each(|index| cluster[index].kill());
+    let outcome = writer.until("\r\n").await;
+    assert!(outcome.starts_with("-ERR outcome unknown"), "{outcome}");
+
+    // Between the limit of age and that of the cut, a read waits; it is never an error.
+    eventually("a stale read", async || {
+        assert_eq!(get(&mut reader, "k").await, "$1\r\nv\r\n");
+        (sidecar.metric("stale_reads_total").await > 0).then_some(())
+    })
+    .await;
+    wait_stale(&sidecar, "1").await;
+    let refused = get(&mut writer, "k").await;
+    assert!(refused.starts_with("-CLUSTERDOWN cut off"), "{refused}");
+    // A write that is refused has no effect, and a pipeline of reads after it is answered.
+    let mut pipeline = sidecar.raw().await;
+    pipeline.send("SET k w\r\nGET k\r\nHGETALL h\r\n").await;
+    let replies = pipeline.until("w\r\n").await;
+    assert!(replies.starts_with("-CLUSTERDOWN "), "{replies}");
+    assert!(replies.ends_with("\r\n$1\r\nv\r\n*2\r\n$1\r\nf\r\n$1\r\nw\r\n"), "{replies}");
+    let info = info(&sidecar).await.unwrap();
+    assert_eq!(info_field(&info, "sidecar_serves_stale"), "1");
+    assert!(info_field(&info, "sidecar_staleness_ms").parse::<u64>().unwrap() > 500, "{info}");
+    assert_eq!(sidecar.metric("serves_stale").await, 1);
+
+    cluster.start_all();
+    cluster.wait_ready().await;
+    sidecar.wait_ready().await;
+    wait_stale(&sidecar, "0").await;
+    let () = client.set("k", "later").await.unwrap();
+    for raw in [&mut reader, &mut writer] {
+        assert_eq!(get(raw, "k").await, "$5\r\nlater\r\n");
+    }
+}
+
+#[tokio::test]
+async fn replica_that_serves_stale_reads_old_state_while_no_member_has_a_quorum() {
+    let mut cluster = Cluster::of_three().await;
+    let sidecar = replica(&cluster, &SERVES_STALE).await;
+    let mut client = sidecar.redis().await;
+    let () = client.set("k", "v").await.unwrap();
+    assert_eq!(read_locally(&sidecar, &mut client, "k").await.as_deref(), Some("v"));
+    let mut reader = sidecar.raw().await;
+    (0..2).for_each(|index| cluster[index].kill());
+    wait_stale(&sidecar, "1").await;
+    assert_eq!(get(&mut reader, "k").await, "$1\r\nv\r\n");
+    assert!(sidecar.metric("stale_reads_total").await > 0);
+    (0..2).for_each(|index| cluster[index].start());
+    cluster.wait_ready().await;
+    wait_stale(&sidecar, "0").await;
+    let () = client.set("k", "later").await.unwrap();
+    assert_eq!(get(&mut reader, "k").await, "$5\r\nlater\r\n");
+}
