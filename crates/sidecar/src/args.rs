@@ -79,6 +79,11 @@ pub struct SidecarArgs {
     /// Limit of the keys that are held in Replica mode, in bytes of memory. Above it, all requests are forwarded.
     #[arg(long, env = "HELIOS_SIDECAR_REPLICA_MEMORY_BYTES", default_value_t = 64 << 20, value_name = "BYTES")]
     pub replica_memory_bytes: u64,
+    /// What a read of Replica mode sees, on connections that do not choose it by HELIOS.READ. session: all that this process has read or
+    /// written. bounded: all that its connection has. Both in a state of at most --max-staleness-ms. linearizable: all that was
+    /// acknowledged before. any: all that its connection has read or written, however old the rest is.
+    #[arg(long, env = "HELIOS_SIDECAR_READS", value_enum, default_value_t = Reads::Session)]
+    pub reads: Reads,
     /// refuse: reads in a cut from all members are answered with CLUSTERDOWN once the state is too old. serve-stale: they are answered
     /// from memory, however old it is, unless the connection has observed more, or has a write of unknown outcome.
     #[arg(long, env = "HELIOS_SIDECAR_OFFLINE", value_enum, default_value_t = Offline::Refuse)]
@@ -112,6 +117,15 @@ pub struct SidecarArgs {
 pub enum Mode {
     Proxy,
     Replica,
+}
+
+/// What a read sees by default, in Replica mode.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub enum Reads {
+    Session,
+    Bounded,
+    Linearizable,
+    Any,
 }
 
 /// What becomes of a read that no member answers, in Replica mode.
@@ -246,6 +260,7 @@ impl SidecarArgs {
         Rules {
             max_staleness: Duration::from_millis(self.max_staleness_ms),
             cut_off_after: self.cut_off_after(),
+            level: self.reads.into(),
             offline: self.offline,
         }
     }

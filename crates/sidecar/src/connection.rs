@@ -83,6 +83,8 @@ pub struct Connection {
     waiting: Option<Waiting>,
     /// Observations of the client, in Replica mode.
     observed: Option<Observed>,
+    /// When the last bytes of the client arrived, microseconds by the clock of the replica.
+    received_us: u64,
     session: Session,
     upstream: Option<Upstream>,
     /// Reply of the member that has begun.
@@ -113,6 +115,7 @@ impl Connection {
         Self {
             removals: shared.members.removals(),
             observed: shared.replica.as_ref().map(Observed::new),
+            received_us: 0,
             shared,
             stream,
             input: BytesMut::new(),
@@ -341,6 +344,9 @@ impl Connection {
             has_moved = true;
             let count = received?;
             self.is_half_closed = count == 0;
+            if let Some(replica) = &self.shared.replica {
+                self.received_us = replica.gate.now_us();
+            }
             self.shared.metrics.received.inc_by(count as u64);
         }
         if has_moved { Poll::Ready(Ok(())) } else { Poll::Pending }

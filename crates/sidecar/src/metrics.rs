@@ -208,6 +208,7 @@ impl Metrics {
                 ("sidecar_replica_bytes", replica.bytes().to_string()),
                 ("sidecar_staleness_ms", age.to_string()),
                 ("sidecar_local_reads", replica.reads.get().to_string()),
+                ("sidecar_reads", replica.rules.level.name()),
                 ("sidecar_serves_stale", u8::from(serves_stale(members, replica)).to_string()),
                 ("sidecar_stale_reads", replica.stale_reads.get().to_string()),
                 ("sidecar_resyncs", replica.resyncs.get().to_string()),

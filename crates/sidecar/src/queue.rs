@@ -164,6 +164,15 @@ impl Queue {
         self.refused.is_empty() && self.entries.iter().all(|entry| matches!(entry.state, State::Ready(_)))
     }
 
+    /// Whether a member has not answered yet to a request that chooses what reads see.
+    pub fn chooses_level(&self) -> bool {
+        let is_unanswered = |entry: &Entry| !matches!(entry.state, State::Ready(_));
+        let entries = self.refused.iter().map(|(entry, _)| entry).chain(&self.entries);
+        entries
+            .filter(|entry| is_unanswered(entry))
+            .any(|entry| entry.kind == Kind::Setting(Setting::Freshness))
+    }
+
     /// Whether the last request must be answered before another one is accepted.
     pub fn is_held(&self) -> bool {
         self.entries.back().is_some_and(|entry| matches!(entry.kind, Kind::Subscribe | Kind::Reset))

@@ -19,9 +19,10 @@ use helios_redis::frame::Frame;
 use helios_redis::replica::{answer, query};
 use helios_state::{Selection, Store};
 use prometheus_client::metrics::counter::Counter;
-use tokio::sync::watch;
+use tokio::sync::{Notify, watch};
 
 use crate::args::Offline;
+use crate::level::Level;
 use gate::{Closed, Gate, Observation};
 
 /// Why a request goes to a member; the label of a metric.
@@ -30,7 +31,7 @@ pub enum Reason {
     ProxyMode,
     /// It is no read of keys that the replica has.
     Command,
-    /// The connection has a transaction, subscriptions, a read level, or unanswered requests.
+    /// The connection has a transaction, subscriptions, reads by lease, or unanswered requests.
     Connection,
     /// There is no state: it is loaded, or needs too much memory.
     NoState,
@@ -112,7 +113,19 @@ pub struct Rules {
     pub max_staleness: Duration,
     /// Time without an answer of any member after which the sidecar counts as cut off.
     pub cut_off_after: Duration,
+    /// What a read sees unless its connection has chosen.
+    pub level: Level,
     pub offline: Offline,
+}
+
+/// What a read has to see.
+#[derive(Debug, Clone, Copy)]
+pub struct Asked {
+    pub level: Level,
+    /// Microseconds after the start.
+    pub now_us: u64,
+    /// When the request had arrived, microseconds after the start.
+    pub received_us: u64,
 }
 
 /// A state that is served.
@@ -127,10 +140,14 @@ struct Held {
 pub struct Replica {
     pub gate: Arc<Gate>,
     held: RwLock<Option<Arc<Held>>>,
-    /// A moment whose index the state has not reached. A later one does not replace it: a state that is always a little
-    /// behind would reach none.
-    next: Mutex<Option<Fresh>>,
-    rules: Rules,
+    /// The first moment whose index the state has not reached, and the latest one. A later one does not replace the
+    /// first: a state that is always a little behind would reach none.
+    next: Mutex<[Option<Fresh>; 2]>,
+    pub rules: Rules,
+    /// Microseconds from the start to the linearizable read that was sent last; 0: none, or it was not answered.
+    asked_us: AtomicU64,
+    /// Requests a linearizable read now.
+    demand: Notify,
     /// Microseconds from the start to the last linearizable read that a member answered.
     answered_us: AtomicU64,
     /// Whether all members were asked for one since, and none answered.
@@ -156,6 +173,8 @@ impl Replica {
             held: RwLock::default(),
             next: Mutex::default(),
             rules,
+            asked_us: AtomicU64::new(0),
+            demand: Notify::new(),
             answered_us: AtomicU64::new(0),
             has_asked_all: AtomicBool::new(false),
             progress: watch::Sender::new(()),
@@ -169,19 +188,44 @@ impl Replica {
         }
     }
 
-    /// Answers a request of the client of `observation` at `now_us` after the start.
+    /// Answers a request of the client of `observation`.
     ///
     /// # Errors
     /// A member has to answer it; after [`Reason::Behind`], the same call may succeed within milliseconds.
-    pub fn read(&self, words: &[Bytes], now_us: u64, observation: &mut Observation) -> Result<Frame, Reason> {
+    pub fn read(
+        &self,
+        words: &[Bytes],
+        asked: Asked,
+        observation: &mut Observation,
+    ) -> Result<Frame, Reason> {
         let held = self.held().ok_or(Reason::NoState)?;
         let call = self.call(&held, words)?;
-        let fresh_us = held.fresh_us.load(SeqCst);
-        self.gate.check(held.store.applied().index, fresh_us)?;
-        if Duration::from_micros(now_us.saturating_sub(fresh_us)) > self.rules.max_staleness {
+        let (applied, fresh_us) = (held.store.applied().index, held.fresh_us.load(SeqCst));
+        let max_age = match asked.level {
+            Level::Session => {
+                self.gate.check(applied, fresh_us)?;
+                Some(self.rules.max_staleness)
+            }
+            Level::Bounded => {
+                observation.check(applied, fresh_us)?;
+                Some(self.rules.max_staleness)
+            }
+            Level::Stale(max_age) => {
+                observation.check(applied, fresh_us)?;
+                max_age
+            }
+            Level::Linearizable if fresh_us < asked.received_us => {
+                self.demand(asked.received_us);
+                return Err(Reason::Behind);
+            }
+            Level::Linearizable => None,
+            Level::Lease => return Err(Reason::Connection),
+        };
+        let age = Duration::from_micros(asked.now_us.saturating_sub(fresh_us));
+        if max_age.is_some_and(|max_age| fresh_us == 0 || age > max_age) {
             return Err(Reason::Stale);
         }
-        let frame = self.answer(&held, &call, now_us, observation)?;
+        let frame = self.answer(&held, &call, asked.now_us, observation)?;
         self.reads.inc();
         Ok(frame)
     }
@@ -191,17 +235,17 @@ impl Replica {
     pub fn read_offline(
         &self,
         words: &[Bytes],
-        now_us: u64,
+        asked: Asked,
         has_contact: bool,
         observation: &mut Observation,
     ) -> Option<Frame> {
-        if !self.serves_stale(now_us, has_contact) {
+        if !asked.level.may_serve_stale() || !self.serves_stale(asked.now_us, has_contact) {
             return None;
         }
         let held = self.held()?;
         let call = self.call(&held, words).ok()?;
         observation.check(held.store.applied().index, held.fresh_us.load(SeqCst)).ok()?;
-        let frame = self.answer(&held, &call, now_us, observation).ok()?;
+        let frame = self.answer(&held, &call, asked.now_us, observation).ok()?;
         self.stale_reads.inc();
         Some(frame)
     }
@@ -222,6 +266,28 @@ impl Replica {
         // At least the index of the state that was read.
         observation.read(held.store.applied().index);
         Ok(frame)
+    }
+
+    /// Requests a linearizable read at a member, unless one was sent after the moment `since_us`. All connections share it.
+    fn demand(&self, since_us: u64) {
+        if self.asked_us.load(SeqCst) < since_us {
+            self.demand.notify_one();
+        }
+    }
+
+    /// Returns when a linearizable read is requested.
+    pub async fn demanded(&self) {
+        self.demand.notified().await;
+    }
+
+    /// Records that a linearizable read is about to be sent.
+    pub fn asks(&self, at_us: u64) {
+        self.asked_us.store(at_us, SeqCst);
+    }
+
+    /// Records that no member answered it.
+    pub fn unanswered(&self) {
+        self.asked_us.store(0, SeqCst);
     }
 
     /// Records that a member answered a linearizable read.
@@ -268,7 +334,7 @@ impl Replica {
     }
 
     fn new_history(&self) {
-        *self.next() = None;
+        *self.next() = [None; 2];
         self.gate.new_history(self.gate.now_us());
     }
 
@@ -298,6 +364,7 @@ impl Replica {
         let is_of_state = self.held().is_some_and(|held| held.cluster_id == token.cluster_id);
         if is_of_state {
             self.settle(Some(Fresh { at_us, index: token.index }));
+            self.wake();
         }
     }
 
@@ -305,13 +372,17 @@ impl Replica {
         let mut next = self.next();
         let Some(held) = self.held() else { return };
         let applied = held.store.applied().index;
-        for fresh in [*next, latest].into_iter().flatten() {
-            if fresh.index <= applied {
-                held.fresh_us.fetch_max(fresh.at_us, SeqCst);
-                *next = None;
-            } else if next.is_none() {
-                *next = Some(fresh);
+        if let Some(latest) = latest {
+            let at = usize::from(next[0].is_some());
+            next[at] = Some(latest);
+        }
+        for waiting in next.iter_mut() {
+            if let Some(reached) = waiting.take_if(|fresh| fresh.index <= applied) {
+                held.fresh_us.fetch_max(reached.at_us, SeqCst);
             }
+        }
+        if next[0].is_none() {
+            next.swap(0, 1);
         }
     }
 
@@ -356,7 +427,7 @@ impl Replica {
         self.held.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    fn next(&self) -> MutexGuard<'_, Option<Fresh>> {
+    fn next(&self) -> MutexGuard<'_, [Option<Fresh>; 2]> {
         self.next.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

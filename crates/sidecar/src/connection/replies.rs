@@ -9,6 +9,7 @@ use helios_redis::frame::Frame;
 use helios_service::token;
 
 use super::{Connection, REFUSED_PAUSE};
+use crate::level::{LINEARIZABLE, is_session};
 use crate::queue::{Entry, Queue, State, is_refusal, protocol};
 use crate::reply::{Prelude, Scanner, prelude};
 use crate::request::Kind;
@@ -229,8 +230,13 @@ impl Connection {
             return;
         }
         for entry in self.queue.unsent() {
-            let mut end =
-                if entry.is_void { upstream.send(&["DISCARD"]) } else { upstream.send(&entry.words) };
+            let mut end = if entry.is_void {
+                upstream.send(&["DISCARD"])
+            } else if self.observed.is_some() && is_session(&entry.words) {
+                upstream.send(&LINEARIZABLE)
+            } else {
+                upstream.send(&entry.words)
+            };
             if entry.kind == Kind::Subscribe && !entry.in_transaction {
                 end = upstream.send(&["PING", &self.shared.fence]);
             }

@@ -23,13 +23,18 @@ pub async fn beat(dialer: Dialer, replica: Arc<Replica>, every: Duration) {
     // Those since the last answer.
     let mut failures_in_row = 0;
     loop {
-        ticks.tick().await;
+        tokio::select! {
+            _ = ticks.tick() => {}
+            // Not after a failure: members that cannot be reached would be asked again at once.
+            () = replica.demanded(), if failures_in_row == 0 => {}
+        }
         let Some(key) = replica.any_key() else { continue };
         let opened = match connection.take() {
             Some(open) => Some(open),
             None => timeout(LIMIT, open(&dialer, failures)).await.ok().flatten(),
         };
         let at_us = replica.gate.now_us();
+        replica.asks(at_us);
         let answer = match opened {
             Some(open) => position(open, &key).await,
             None => None,
@@ -41,6 +46,7 @@ pub async fn beat(dialer: Dialer, replica: Arc<Replica>, every: Duration) {
             failures_in_row = 0;
             connection = dialer.members.is_listed(&open.member).then_some(open);
         } else {
+            replica.unanswered();
             (failures, failures_in_row) = (failures + 1, failures_in_row + 1);
             if failures_in_row >= dialer.members.in_order().len() {
                 replica.has_asked_all();

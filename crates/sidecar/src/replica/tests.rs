@@ -3,7 +3,7 @@
 
 use std::sync::Arc;
 
-use helios_history::{Answer, History, Op as Asked, Value, check};
+use helios_history::{Answer, History, Op as Invoked, Value, check};
 use helios_proto::v1::follow_response::Kind;
 use helios_proto::v1::{
     Changes, Command, FollowHello, FollowProgress, GoTo, Record, Records, Set, SnapshotEnd, SnapshotPart,
@@ -19,6 +19,8 @@ use super::gate::Observation;
 use super::*;
 use crate::request::words;
 
+mod levels;
+
 const CLUSTER: &str = "demo";
 const MEMBERS: usize = 3;
 const CLIENTS: usize = 3;
@@ -26,6 +28,7 @@ const KEYS: [&str; 2] = ["a:1", "a:2"];
 const RULES: Rules = Rules {
     max_staleness: Duration::from_secs(3_600),
     cut_off_after: Duration::from_secs(3),
+    level: Level::Session,
     offline: Offline::ServeStale,
 };
 
@@ -136,7 +139,13 @@ impl Cluster {
     }
 
     fn read(&self, line: &str) -> Result<Frame, Reason> {
-        self.replica.read(&words(line), self.replica.gate.now_us(), &mut self.observation())
+        self.replica.read(&words(line), self.asked(Level::Session), &mut self.observation())
+    }
+
+    /// Returns what a read sees that has just arrived.
+    fn asked(&self, level: Level) -> Asked {
+        let now_us = self.replica.gate.now_us();
+        Asked { level, now_us, received_us: now_us }
     }
 
     /// Returns the observations of a client that has observed nothing yet.
@@ -194,12 +203,11 @@ fn history_is_legal(seed: u64, bug: Bug) -> (bool, u64) {
                 let key = KEYS[rng.random_range(0..KEYS.len())];
                 let process = client as u64;
                 let is_read = rng.random_ratio(3, 4);
-                let now_us = cluster.replica.gate.now_us();
+                let asked = cluster.asked(Level::Session);
                 let request = words(&format!("GET {key}"));
-                if is_read
-                    && let Ok(reply) = cluster.replica.read(&request, now_us, &mut observations[client])
+                if is_read && let Ok(reply) = cluster.replica.read(&request, asked, &mut observations[client])
                 {
-                    let id = history.invoke(process, key, Asked::Get, time);
+                    let id = history.invoke(process, key, Invoked::Get, time);
                     let value = match reply {
                         Frame::Bulk(bytes) => Some(Value::Bytes(bytes.to_vec())),
                         Frame::Null => None,
@@ -214,11 +222,11 @@ fn history_is_legal(seed: u64, bug: Bug) -> (bool, u64) {
                         cluster.advance(2, u64::MAX / 2);
                         cluster.members[2].get(key.as_bytes(), 0).unwrap()
                     };
-                    let id = history.invoke(process, key, Asked::Get, time);
+                    let id = history.invoke(process, key, Invoked::Get, time);
                     let value = found.map(|value| Value::Bytes(value.data.to_vec()));
                     history.ok(id, Answer::Value(value), time + 1);
                 } else {
-                    let id = history.invoke(process, key, Asked::Set(Value::from(step)), time);
+                    let id = history.invoke(process, key, Invoked::Set(Value::from(step)), time);
                     cluster.write(key, &step.to_string());
                     if rng.random_ratio(1, 8) {
                         // The write took effect, and its reply is lost. The client looks whether it did.
@@ -277,6 +285,7 @@ fn state_of_a_member_that_is_behind_is_not_read_until_it_has_all_that_was_read_b
     assert_eq!(cluster.read("GET a:1"), Ok(Frame::Bulk("3".into())));
     assert_eq!(cluster.read("GET b:1"), Err(Reason::Command), "another prefix");
     let late = at_us + u64::try_from(RULES.max_staleness.as_micros()).unwrap() + 1_000_000;
+    let late = Asked { now_us: late, ..cluster.asked(Level::Session) };
     let found = cluster.replica.read(&words("GET a:1"), late, &mut cluster.observation());
     assert_eq!(found, Err(Reason::Stale));
 }
@@ -293,7 +302,11 @@ fn without_an_answer_of_any_member_a_client_reads_old_state_unless_it_has_observ
     let late_us = |after: Duration| cluster.replica.gate.now_us() + u64::try_from(after.as_micros()).unwrap();
     let age = RULES.max_staleness + Duration::from_secs(1);
     let offline = |line: &str, after, has_contact, observation: &mut Observation| {
-        cluster.replica.read_offline(&words(line), late_us(after), has_contact, observation)
+        let asked = Asked { now_us: late_us(after), ..cluster.asked(Level::Session) };
+        let explicit = Asked { level: Level::Stale(Some(RULES.max_staleness)), ..asked };
+        let found = cluster.replica.read_offline(&words(line), explicit, has_contact, observation);
+        assert_eq!(found, None, "the limit of a connection is kept");
+        cluster.replica.read_offline(&words(line), asked, has_contact, observation)
     };
     let value = Some(Frame::Bulk("1".into()));
     let [mut reader, mut writer, mut unlucky] = [(); 3].map(|()| cluster.observation());

@@ -3,9 +3,13 @@
 use redis::AsyncCommands;
 use rustix::process::Signal;
 
-use super::replica::{info, read_locally, replica};
+use super::failures::used;
+use super::replica::{info, local_reads, read_locally, replica};
 use super::{Raw, Sidecar};
-use crate::common::{Cluster, eventually, info_field};
+use crate::common::{Clients, Cluster, eventually, info_field};
+
+/// Reads that a member got because the state was too old.
+const STALE: &str = "forwarded_total{reason=\"stale\"}";
 
 const SERVES_STALE: [&str; 6] =
     ["--offline", "serve-stale", "--cut-off-after-ms", "1500", "--max-staleness-ms", "500"];
@@ -94,4 +98,97 @@ async fn replica_that_serves_stale_reads_old_state_while_no_member_has_a_quorum(
     wait_stale(&sidecar, "0").await;
     let () = client.set("k", "later").await.unwrap();
     assert_eq!(get(&mut reader, "k").await, "$5\r\nlater\r\n");
+}
+
+#[tokio::test]
+async fn connection_chooses_its_level_in_the_words_of_a_member() {
+    let mut cluster = Cluster::of_three().await;
+    let sidecar = replica(&cluster, &["--reads", "bounded"]).await;
+    let mut raw = sidecar.raw().await;
+    raw.ask("SET k v", "OK\r\n").await;
+    for (request, level, is_local) in [
+        ("PING", "bounded", true),
+        ("HELIOS.READ LINEARIZABLE", "linearizable", true),
+        ("HELIOS.READ LEASE", "lease", false),
+        ("HELIOS.READ STALE 60000", "stale 60000", true),
+        ("READONLY", "stale", true),
+        ("READWRITE", "bounded", true),
+        ("HELIOS.READ SESSION", "session", true),
+    ] {
+        raw.ask(request, "\r\n").await;
+        let shown = format!("${}\r\n{level}\r\n", level.len());
+        assert_eq!(raw.ask("HELIOS.READ", &shown).await, shown, "{request}");
+        let before = local_reads(&sidecar).await;
+        if is_local {
+            eventually("a local read", async || {
+                assert_eq!(get(&mut raw, "k").await, "$1\r\nv\r\n");
+                (local_reads(&sidecar).await > before).then_some(())
+            })
+            .await;
+            continue;
+        }
+        for _ in 0..5 {
+            assert_eq!(get(&mut raw, "k").await, "$1\r\nv\r\n");
+        }
+        assert_eq!(local_reads(&sidecar).await, before, "{request}");
+    }
+    let refused = raw.ask("HELIOS.READ FUTURE", "\r\n").await;
+    assert!(refused.starts_with("-ERR read level 'FUTURE'"), "{refused}");
+    // The level stays when the member is lost, in a pipeline with the request that chooses it as well.
+    let lost = used(&sidecar, &cluster).await;
+    cluster[lost].kill();
+    raw.send("GET other\r\nHELIOS.READ\r\nHELIOS.READ STALE\r\nHELIOS.READ\r\n").await;
+    assert_eq!(raw.until("stale\r\n").await, "$-1\r\n$7\r\nsession\r\n+OK\r\n$5\r\nstale\r\n");
+    let survivor = cluster.nodes().iter().find(|node| node.is_running()).unwrap();
+    let refused = Raw::connect(survivor.ports.client).await.ask("HELIOS.READ SESSION", "\r\n").await;
+    assert!(refused.starts_with("-ERR read level"), "only a sidecar has it: {refused}");
+}
+
+#[tokio::test]
+async fn level_of_the_connection_limits_the_age_of_what_it_reads() {
+    let cluster = Cluster::of_three().await;
+    let sidecar = replica(&cluster, &["--max-staleness-ms", "500"]).await;
+    let mut client = sidecar.redis().await;
+    let () = client.set("k", "v").await.unwrap();
+    assert_eq!(read_locally(&sidecar, &mut client, "k").await.as_deref(), Some("v"));
+    let (mut any, mut named) = (sidecar.raw().await, sidecar.raw().await);
+    any.ask("HELIOS.READ STALE", "OK\r\n").await;
+    named.ask("HELIOS.READ STALE 300", "OK\r\n").await;
+    let signal = |signal| (0..3).for_each(|index| cluster[index].signal(signal));
+    signal(Signal::STOP);
+    eventually("the state is too old", async || {
+        let info = any.ask("INFO sidecar", "\r\n\r\n").await;
+        (info_field(&info, "sidecar_staleness_ms").parse::<u64>().unwrap() > 500).then_some(())
+    })
+    .await;
+    let before = (local_reads(&sidecar).await, sidecar.metric(STALE).await);
+    assert_eq!(get(&mut any, "k").await, "$1\r\nv\r\n");
+    named.send("GET k\r\n").await;
+    eventually("the read was sent to a member", async || {
+        (sidecar.metric(STALE).await > before.1).then_some(())
+    })
+    .await;
+    assert_eq!(local_reads(&sidecar).await, before.0 + 1);
+    signal(Signal::CONT);
+    assert_eq!(named.until("v\r\n").await, "$1\r\nv\r\n");
+}
+
+#[tokio::test]
+async fn history_of_linearizable_reads_of_two_replicas_and_a_member_is_linearizable() {
+    let mut cluster = Cluster::of_three().await;
+    let linearizable = ["--reads", "linearizable"];
+    let (one, other) = (replica(&cluster, &linearizable).await, replica(&cluster, &linearizable).await);
+    let clients = Clients::start(&[one.port(), other.port(), cluster[0].ports.client]);
+    for victim in [1, 2] {
+        clients.wait_for(0..3, 100).await;
+        cluster[victim].kill();
+        clients.wait_for(0..3, 50).await;
+        cluster[victim].start();
+        cluster.wait_ready().await;
+    }
+    clients.wait_for(0..3, 100).await;
+    clients.finish(&cluster).await;
+    let reads = [local_reads(&one).await, local_reads(&other).await];
+    println!("{reads:?} local reads");
+    assert!(reads.into_iter().all(|reads| reads > 20), "{reads:?} reads were local");
 }

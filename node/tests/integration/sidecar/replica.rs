@@ -118,9 +118,9 @@ async fn every_connection_sees_the_writes_of_all_at_once_and_reads_are_local() {
     subscriber.until("app:k\r\n").await;
     assert_eq!(reader.get::<_, String>("app:k").await.unwrap(), "f");
 
-    // A level that the connection asks for is the members'.
+    // Only the leader has the lease.
     let before = local_reads(&sidecar).await;
-    raw.ask("HELIOS.READ LINEARIZABLE", "OK\r\n").await;
+    raw.ask("HELIOS.READ LEASE", "OK\r\n").await;
     for _ in 0..5 {
         assert_eq!(raw.ask("GET app:k", "f\r\n").await, "$1\r\nf\r\n");
     }
