@@ -96,6 +96,12 @@ pub struct SidecarYaml {
     /// Age above which mode replica does not answer from memory, as spec.maxStaleness, e.g. 500ms.
     #[arg(long, default_value = "1s", value_name = "TIME")]
     pub max_staleness: String,
+    /// What a read of mode replica sees, as spec.reads.
+    #[arg(long, value_enum, default_value_t = Reads::Session)]
+    pub reads: Reads,
+    /// What a read of mode replica gets that no member answers, as spec.offline: an error, or a value that is too old.
+    #[arg(long, value_enum, default_value_t = Offline::Refuse)]
+    pub offline: Offline,
 }
 
 /// Mode of a sidecar.
@@ -103,6 +109,22 @@ pub struct SidecarYaml {
 pub enum Mode {
     Proxy,
     Replica,
+}
+
+/// What a read of a sidecar sees.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Reads {
+    Session,
+    Bounded,
+    Linearizable,
+    Any,
+}
+
+/// What a read of a sidecar gets that no member answers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Offline {
+    Refuse,
+    ServeStale,
 }
 
 #[derive(Debug, Args)]
