@@ -99,11 +99,13 @@ impl Phase {
     }
 }
 
-/// A state at `index` or later has all that any member had acknowledged `at_us` after the start.
+/// A state at `index` or later has all that any member had acknowledged `at_us` after the start, if it is of the history in
+/// which the entry at `index` has the term `term`.
 #[derive(Debug, Clone, Copy)]
 struct Fresh {
     at_us: u64,
     index: u64,
+    term: u64,
 }
 
 /// When a state is read, and when it is not.
@@ -135,6 +137,17 @@ struct Held {
     cluster_id: String,
     /// The last moment whose acknowledged writes it has all; 0: not known.
     fresh_us: AtomicU64,
+    /// A term that its last entry has at least; 0: the member is of an earlier release, and does not send it.
+    term: AtomicU64,
+}
+
+impl Held {
+    /// Whether the state may have an entry of the term `term`, or a later one: terms only grow along a log, so a state
+    /// that is past the entry's index in an earlier term is of another history.
+    fn has_reached(&self, term: u64) -> bool {
+        let known = self.term.load(SeqCst);
+        known == 0 || known >= term
+    }
 }
 
 pub struct Replica {
@@ -214,7 +227,8 @@ impl Replica {
                 observation.check(applied, fresh_us)?;
                 max_age
             }
-            Level::Linearizable if fresh_us < asked.received_us => {
+            // Within one microsecond, the order is not known.
+            Level::Linearizable if fresh_us <= asked.received_us => {
                 self.demand(asked.received_us);
                 return Err(Reason::Behind);
             }
@@ -270,7 +284,7 @@ impl Replica {
 
     /// Requests a linearizable read at a member, unless one was sent after the moment `since_us`. All connections share it.
     fn demand(&self, since_us: u64) {
-        if self.asked_us.load(SeqCst) < since_us {
+        if self.asked_us.load(SeqCst) <= since_us {
             self.demand.notify_one();
         }
     }
@@ -321,10 +335,10 @@ impl Replica {
     }
 
     /// Serves `store` from now on. How old it is is not known yet.
-    fn publish(&self, store: Store, selection: Selection, cluster_id: &str) {
-        let (cluster_id, fresh_us) = (cluster_id.to_owned(), AtomicU64::new(0));
+    fn publish(&self, store: Store, selection: Selection, cluster_id: &str, term: u64) {
+        let (cluster_id, fresh_us, term) = (cluster_id.to_owned(), AtomicU64::new(0), AtomicU64::new(term));
         *self.held.write().unwrap_or_else(PoisonError::into_inner) =
-            Some(Arc::new(Held { store, selection, cluster_id, fresh_us }));
+            Some(Arc::new(Held { store, selection, cluster_id, fresh_us, term }));
         self.settle(None);
     }
 
@@ -336,6 +350,17 @@ impl Replica {
     fn new_history(&self) {
         *self.next() = [None; 2];
         self.gate.new_history(self.gate.now_us());
+    }
+
+    /// Records a term that the last entry of the state has at least; 0: the member does not send it.
+    fn at_term(&self, term: u64) {
+        match self.held() {
+            Some(held) if term == 0 => held.term.store(0, SeqCst),
+            Some(held) => {
+                held.term.fetch_max(term, SeqCst);
+            }
+            None => {}
+        }
     }
 
     /// Records that the state has advanced, and the memory that all records take.
@@ -363,7 +388,7 @@ impl Replica {
     pub fn confirm(&self, at_us: u64, token: &Token) {
         let is_of_state = self.held().is_some_and(|held| held.cluster_id == token.cluster_id);
         if is_of_state {
-            self.settle(Some(Fresh { at_us, index: token.index }));
+            self.settle(Some(Fresh { at_us, index: token.index, term: token.term }));
             self.wake();
         }
     }
@@ -377,7 +402,9 @@ impl Replica {
             next[at] = Some(latest);
         }
         for waiting in next.iter_mut() {
-            if let Some(reached) = waiting.take_if(|fresh| fresh.index <= applied) {
+            if let Some(reached) =
+                waiting.take_if(|fresh| fresh.index <= applied && held.has_reached(fresh.term))
+            {
                 held.fresh_us.fetch_max(reached.at_us, SeqCst);
             }
         }
@@ -386,10 +413,11 @@ impl Replica {
         }
     }
 
-    /// Returns the index that the token of a connection stands for; `None` if it is of another cluster.
+    /// Returns the index that the token of a connection stands for; `None` if it is of another cluster, or may be of another
+    /// history than the state.
     pub fn index_of(&self, token: &Token) -> Option<u64> {
         match self.held() {
-            Some(held) if held.cluster_id != token.cluster_id => None,
+            Some(held) if held.cluster_id != token.cluster_id || !held.has_reached(token.term) => None,
             _ => Some(token.index),
         }
     }

@@ -1,12 +1,13 @@
 //! Replica mode: what a read sees by its level, and what it gets in a cut.
 
+use helios_proto::v1::{ForceNewRequest, Role};
 use redis::AsyncCommands;
 use rustix::process::Signal;
 
 use super::failures::used;
 use super::replica::{info, local_reads, read_locally, replica};
 use super::{Raw, Sidecar};
-use crate::common::{Clients, Cluster, eventually, info_field};
+use crate::common::{CLUSTER_ID, Clients, Cluster, Operator, eventually, info_field};
 
 /// Reads that a member got because the state was too old.
 const STALE: &str = "forwarded_total{reason=\"stale\"}";
@@ -191,4 +192,66 @@ async fn history_of_linearizable_reads_of_two_replicas_and_a_member_is_lineariza
     let reads = [local_reads(&one).await, local_reads(&other).await];
     println!("{reads:?} local reads");
     assert!(reads.into_iter().all(|reads| reads > 20), "{reads:?} reads were local");
+}
+
+#[tokio::test]
+async fn nothing_of_a_lost_history_is_read_after_the_first_reply_of_a_forced_new_cluster() {
+    let mut cluster = Cluster::blank(3);
+    cluster.start_all();
+    Operator::initialize(&cluster[0]).await;
+    for index in [1, 2] {
+        let id = Operator::add(&cluster[0], &cluster[index]).await;
+        Operator::promote(&cluster[0], id).await;
+    }
+    let sidecar = replica(&cluster, &[]).await;
+    let mut client = sidecar.redis().await;
+    let () = client.set("k", "kept").await.unwrap();
+    let held = async || cluster[2].dump().await.iter().any(|entry| entry.key[..] == b"k"[..]).then_some(());
+    eventually("the survivor has the first write", held).await;
+    cluster[2].kill();
+    let set = eventually("a write without the survivor", async || {
+        let set: redis::RedisResult<()> = client.set("k", "lost").await;
+        set.ok()
+    });
+    set.await;
+    eventually("the sidecar reads it from memory", async || {
+        (read_locally(&sidecar, &mut client, "k").await.as_deref() == Some("lost")).then_some(())
+    })
+    .await;
+    (0..2).for_each(|index| cluster[index].kill());
+    cluster[2].start();
+    let seen = eventually("the survivor knows no leader", async || {
+        cluster[2].try_status().await.filter(|status| status.leader_id == 0 && status.last_index > 0)
+    })
+    .await;
+    eventually("the survivor is the only member", async || {
+        let forced = ForceNewRequest {
+            cluster_id: CLUSTER_ID.into(),
+            expected_disk_id: seen.disk_id.clone(),
+            expected_term: seen.last_log_term,
+            expected_last_index: seen.last_index,
+            fencing_token: 9,
+        };
+        // The reply may be lost when the process restarts; the call is idempotent.
+        drop(cluster[2].cluster().force_new(forced).await);
+        let status = cluster[2].try_status().await?;
+        (status.role() == Role::Leader && status.incarnation == 1).then_some(())
+    })
+    .await;
+    eventually("a write in the new history", async || {
+        let set: redis::RedisResult<()> = client.set("new", "v").await;
+        set.ok()
+    })
+    .await;
+    let mut reader = sidecar.redis().await;
+    let before = local_reads(&sidecar).await;
+    eventually("the new state is read from memory", async || {
+        for client in [&mut client, &mut reader] {
+            let found: [Option<String>; 2] =
+                redis::pipe().get("k").get("new").query_async(client).await.unwrap();
+            assert_eq!(found.map(Option::unwrap_or_default), ["kept", "v"]);
+        }
+        (local_reads(&sidecar).await > before + 100).then_some(())
+    })
+    .await;
 }

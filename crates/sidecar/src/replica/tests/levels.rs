@@ -21,16 +21,22 @@ enum Bug {
     ForgetsUnknown,
     /// A linearizable read that was sent before the request arrived is enough.
     TrustsEarlierReads,
+    /// The index of an entry counts without its term.
+    ForgetsTerms,
+    /// The state of another history is kept, and changed further.
+    KeepsStore,
 }
 
 struct Client {
     observation: Observation,
-    /// The index that its observation ends with, once it is known.
-    position: Option<u64>,
+    /// What its observation ends with, once it is known.
+    position: Option<Token>,
     /// A read that waits: its key, and when it arrived.
     waiting: Option<(OpId, usize, u64)>,
     /// The latest value of each key that it has read or written.
     seen: [u64; KEYS.len()],
+    /// Whether its session has observed the present history.
+    is_present: bool,
 }
 
 struct Outcome {
@@ -42,12 +48,19 @@ struct Outcome {
 
 /// Runs clients of one sidecar at `level`. The value of a key is the number of the step that wrote it.
 fn run(seed: u64, level: Level, bug: Bug) -> Outcome {
+    run_anew(seed, level, bug, None)
+}
+
+/// As [`run`], with a forced new cluster, or a restore, in the middle. From then on, the outcome is that of the new history, which
+/// a session sees once a member has answered in it.
+fn run_anew(seed: u64, level: Level, bug: Bug, is_restore: Option<bool>) -> Outcome {
     let mut rng = StdRng::seed_from_u64(seed);
     let mut cluster = Cluster::new(u64::MAX);
+    (cluster.sends_terms, cluster.keeps_store) = (bug != Bug::ForgetsTerms, bug == Bug::KeepsStore);
     cluster.follow(0, true);
     let client = |_| {
         let observation = cluster.observation();
-        Client { observation, position: None, waiting: None, seen: [0; KEYS.len()] }
+        Client { observation, position: None, waiting: None, seen: [0; KEYS.len()], is_present: true }
     };
     let mut clients: Vec<_> = (0..CLIENTS).map(client).collect();
     let mut pulse = None;
@@ -57,6 +70,23 @@ fn run(seed: u64, level: Level, bug: Bug) -> Outcome {
         let moment = cluster.replica.gate.now_us();
         while cluster.replica.gate.now_us() == moment {
             std::hint::spin_loop();
+        }
+        if let Some(is_restore) = is_restore
+            && step == STEPS / 2
+        {
+            cluster.begin_again(rng.random_range(0..MEMBERS), is_restore);
+            (history, keeps_sessions) = (History::new(), true);
+            for (number, client) in clients.iter_mut().enumerate() {
+                (client.waiting, client.seen) = (None, [0; KEYS.len()]);
+                client.is_present = level == Level::Linearizable;
+                if let Some(key) = KEYS.get(number)
+                    && let Some(value) = cluster.members[0].get(key.as_bytes(), 0).unwrap()
+                {
+                    let id = history.invoke(99, key, Invoked::Set(Value::Bytes(value.data.to_vec())), time);
+                    history.ok(id, Answer::Done, time + 1);
+                }
+            }
+            continue;
         }
         match rng.random_range(0..24) {
             0 | 1 => cluster.advance(rng.random_range(0..MEMBERS), rng.random_range(1..4)),
@@ -69,12 +99,13 @@ fn run(seed: u64, level: Level, bug: Bug) -> Outcome {
                 cluster.follow(rng.random_range(0..MEMBERS), rng.random_ratio(1, 3));
             }
             6..=8 => match pulse.take() {
-                None => pulse = Some((cluster.replica.gate.now_us(), cluster.index())),
-                Some((at_us, index)) => cluster.confirm(at_us, index),
+                None => pulse = Some((cluster.replica.gate.now_us(), cluster.token(cluster.index()))),
+                Some((at_us, token)) => cluster.replica.confirm(at_us, &token),
             },
             9..=12 => {
                 if let Some(client) = clients.iter_mut().find(|client| client.position.is_some()) {
-                    client.observation.end(client.position.take());
+                    let position = client.position.take();
+                    client.observation.end(position.and_then(|token| cluster.replica.index_of(&token)));
                 }
             }
             _ => {
@@ -92,6 +123,11 @@ fn run(seed: u64, level: Level, bug: Bug) -> Outcome {
                     let asked = Asked { level, now_us: cluster.replica.gate.now_us(), received_us };
                     let request = words(&format!("GET {}", KEYS[key]));
                     match cluster.replica.read(&request, asked, &mut client.observation) {
+                        // Of the lost history, and as old as the limit of age allows.
+                        Ok(_) if !client.is_present => {
+                            history.failed(id);
+                            continue;
+                        }
                         Ok(reply) => found = Some(reply),
                         Err(Reason::Behind) if rng.random_ratio(3, 4) => {
                             client.waiting = Some((id, key, received_us));
@@ -101,6 +137,7 @@ fn run(seed: u64, level: Level, bug: Bug) -> Outcome {
                     }
                 }
                 let is_local = found.is_some();
+                client.is_present |= !is_local;
                 let mut is_lost = false;
                 let value = match found {
                     Some(Frame::Bulk(bytes)) => std::str::from_utf8(&bytes).unwrap().parse().unwrap(),
@@ -130,7 +167,11 @@ fn run(seed: u64, level: Level, bug: Bug) -> Outcome {
                     client.position = None;
                 } else if !is_local && !is_lost && bug != Bug::ForgetsObservations {
                     client.observation.begin();
-                    client.position = Some(cluster.index());
+                    client.position = Some(cluster.token(cluster.index()));
+                }
+                if level == Level::Session && !is_local {
+                    // The process is the session.
+                    clients.iter_mut().for_each(|client| client.is_present = true);
                 }
             }
         }
@@ -172,6 +213,45 @@ fn each_level_keeps_what_it_says_and_a_forgotten_rule_is_noticed() {
 }
 
 #[test]
+fn state_of_a_lost_history_is_not_read_once_the_new_one_was_observed() {
+    let is_kept = |seed, level, bug, is_restore| {
+        let outcome = run_anew(seed, level, bug, Some(is_restore));
+        // A session of one connection is no linearizable history.
+        let is_enough = matches!(level, Level::Bounded | Level::Stale(None));
+        outcome.keeps_sessions && (outcome.is_linearizable || is_enough)
+    };
+    for level in [Level::Session, Level::Linearizable, Level::Bounded, Level::Stale(None)] {
+        for (seed, is_restore) in SEEDS.flat_map(|seed| [(seed, false), (seed, true)]) {
+            assert!(is_kept(seed, level, Bug::None, is_restore), "{level:?}, seed {seed}, {is_restore}");
+        }
+        for bug in [Bug::ForgetsTerms, Bug::KeepsStore] {
+            assert!(SEEDS.into_iter().any(|seed| !is_kept(seed, level, bug, false)), "{level:?}: {bug:?}");
+        }
+    }
+}
+
+#[test]
+fn state_is_confirmed_by_its_term_unless_its_member_sends_none() {
+    let mut cluster = Cluster::new(u64::MAX);
+    cluster.write("a:1", "1");
+    cluster.advance(0, 1);
+    cluster.follow(0, true);
+    let read = |cluster: &mut Cluster, term| {
+        let token = Token { term, ..cluster.token(1) };
+        let at_us = cluster.replica.gate.now_us();
+        cluster.replica.confirm(at_us, &token);
+        cluster.stream();
+        let asked = Asked { received_us: at_us - 1, ..cluster.asked(Level::Linearizable) };
+        let found = cluster.replica.read(&words("GET a:1"), asked, &mut cluster.observation()).is_ok();
+        (found, cluster.replica.index_of(&token))
+    };
+    assert_eq!((read(&mut cluster, 1), read(&mut cluster, 2)), ((true, Some(1)), (false, None)));
+    // A member of an earlier release.
+    cluster.sends_terms = false;
+    assert_eq!(read(&mut cluster, 2), (true, Some(1)));
+}
+
+#[test]
 fn limits_of_age_are_those_of_the_level() {
     let mut cluster = Cluster::new(u64::MAX);
     cluster.write("a:1", "1");
@@ -210,7 +290,7 @@ fn linearizable_reads_share_one_read_at_a_member_that_was_sent_after_they_arrive
     cluster.advance(0, 1);
     cluster.follow(0, true);
     cluster.stream();
-    cluster.confirm_now();
+    cluster.confirm(1, 1);
     let is_demanded = || {
         let demanded = pin!(cluster.replica.demanded());
         demanded.poll(&mut Context::from_waker(Waker::noop())).is_ready()
@@ -220,13 +300,13 @@ fn linearizable_reads_share_one_read_at_a_member_that_was_sent_after_they_arrive
     assert!(!is_demanded());
     assert_eq!((read(asked), read(asked)), (Err(Reason::Behind), Err(Reason::Behind)));
     assert!(is_demanded() && !is_demanded(), "one for both");
-    let at_us = cluster.replica.gate.now_us();
+    let at_us = asked.received_us + 1;
     cluster.replica.asks(at_us);
     assert_eq!(read(asked), Err(Reason::Behind));
     assert!(!is_demanded(), "it is on its way");
     cluster.confirm(at_us, 1);
     assert_eq!(read(asked), Ok(Frame::Bulk("1".into())));
-    let later = Asked { received_us: at_us + 1, ..asked };
+    let later = Asked { received_us: at_us, ..asked };
     assert_eq!((read(later), is_demanded()), (Err(Reason::Behind), true));
     cluster.replica.unanswered();
     assert_eq!((read(later), is_demanded()), (Err(Reason::Behind), true), "no member answered");
