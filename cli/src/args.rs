@@ -96,10 +96,10 @@ pub struct SidecarYaml {
     /// Age above which mode replica does not answer from memory, as spec.maxStaleness, e.g. 500ms.
     #[arg(long, default_value = "1s", value_name = "TIME")]
     pub max_staleness: String,
-    /// What a read of mode replica sees, as spec.reads.
+    /// Level of reads of mode replica, as spec.reads.
     #[arg(long, value_enum, default_value_t = Reads::Session)]
     pub reads: Reads,
-    /// What a read of mode replica gets that no member answers, as spec.offline: an error, or a value that is too old.
+    /// Reply to reads of mode replica while no member answers, as spec.offline: an error, or a value that is too old.
     #[arg(long, value_enum, default_value_t = Offline::Refuse)]
     pub offline: Offline,
 }
@@ -111,7 +111,7 @@ pub enum Mode {
     Replica,
 }
 
-/// What a read of a sidecar sees.
+/// Level of reads of a sidecar.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum Reads {
     Session,
@@ -120,7 +120,7 @@ pub enum Reads {
     Any,
 }
 
-/// What a read of a sidecar gets that no member answers.
+/// Reply to a read of a sidecar while no member answers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum Offline {
     Refuse,

@@ -74,11 +74,11 @@ pub struct HeliosClientSpec {
     #[schemars(length(max = 8))]
     pub max_staleness: Option<String>,
 
-    /// What a read from memory sees, unless its connection sends `HELIOS.READ`: `Session` all that the process has read or written, `Bounded` all that its connection has, both in a state of at most `maxStaleness`; `Linearizable` all that was acknowledged before it; `Any` all that its connection has, however old the rest is. Default Session.
+    /// Level of reads from memory, unless a connection chooses it by `HELIOS.READ`: `Session` sees all that the process has read or written, `Bounded` all that its connection has, both in a state of at most `maxStaleness`; `Linearizable` all that was acknowledged before it; `Any` all that its connection has, however old the rest is. Default Session.
     #[serde(default)]
     pub reads: SidecarReads,
 
-    /// What a read of `Session` or `Bounded` gets while no member answers and the state is too old: `Refuse` an error, `ServeStale` the old value, unless its connection has written or read something later. Default Refuse.
+    /// Reply to a read of `Session` or `Bounded` while no member answers and the state is too old: `Refuse` an error, `ServeStale` the old value, unless its connection has written or read something later. Default Refuse.
     #[serde(default)]
     pub offline: SidecarOffline,
 

@@ -50,7 +50,7 @@ pub enum SidecarMode {
     Replica,
 }
 
-/// What a read of a sidecar of mode Replica sees, on connections that do not choose it by `HELIOS.READ`.
+/// Level of reads of a sidecar of mode Replica, on connections that do not choose it by `HELIOS.READ`.
 #[derive(JsonSchema, Serialize, Deserialize, Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum SidecarReads {
     #[default]
@@ -72,7 +72,7 @@ impl SidecarReads {
     }
 }
 
-/// What becomes of a read of a sidecar of mode Replica that no member answers.
+/// Reply to a read of a sidecar of mode Replica that no member answers.
 #[derive(JsonSchema, Serialize, Deserialize, Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum SidecarOffline {
     #[default]

@@ -79,7 +79,7 @@ pub struct SidecarArgs {
     /// Limit of the keys that are held in Replica mode, in bytes of memory. Above it, all requests are forwarded.
     #[arg(long, env = "HELIOS_SIDECAR_REPLICA_MEMORY_BYTES", default_value_t = 64 << 20, value_name = "BYTES")]
     pub replica_memory_bytes: u64,
-    /// What a read of Replica mode sees, on connections that do not choose it by HELIOS.READ. session: all that this process has read or
+    /// Level of reads of Replica mode, on connections that do not choose it by HELIOS.READ. session: all that this process has read or
     /// written. bounded: all that its connection has. Both in a state of at most --max-staleness-ms. linearizable: all that was
     /// acknowledged before. any: all that its connection has read or written, however old the rest is.
     #[arg(long, env = "HELIOS_SIDECAR_READS", value_enum, default_value_t = Reads::Session)]
@@ -119,7 +119,7 @@ pub enum Mode {
     Replica,
 }
 
-/// What a read sees by default, in Replica mode.
+/// Default level of reads, in Replica mode.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
 pub enum Reads {
     Session,
@@ -128,7 +128,7 @@ pub enum Reads {
     Any,
 }
 
-/// What becomes of a read that no member answers, in Replica mode.
+/// Reply to a read that no member answers, in Replica mode.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
 pub enum Offline {
     Refuse,

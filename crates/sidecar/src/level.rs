@@ -1,4 +1,4 @@
-//! What a read of the replica sees: the level of the sidecar, or the one that the connection has chosen in the words of a
+//! Levels of reads of the replica: that of the sidecar, or the one that the connection has chosen in the words of a
 //! member, `HELIOS.READ`, `READONLY` and `READWRITE` (docs/adr/0042-read-levels.md). Pure.
 
 use std::time::Duration;
@@ -7,7 +7,7 @@ use bytes::Bytes;
 
 use crate::args::Reads;
 
-/// What the state that answers a read must have.
+/// Requirement on the state that answers a read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Level {
     /// All that the process has observed; at most as old as the sidecar's limit.

@@ -115,12 +115,12 @@ pub struct Rules {
     pub max_staleness: Duration,
     /// Time without an answer of any member after which the sidecar counts as cut off.
     pub cut_off_after: Duration,
-    /// What a read sees unless its connection has chosen.
+    /// Level of a read unless its connection has chosen one.
     pub level: Level,
     pub offline: Offline,
 }
 
-/// What a read has to see.
+/// Requirements of a read.
 #[derive(Debug, Clone, Copy)]
 pub struct Asked {
     pub level: Level,

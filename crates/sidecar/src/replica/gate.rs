@@ -78,7 +78,7 @@ impl Gate {
     }
 }
 
-/// What the client of one connection has observed.
+/// Observations of the client of one connection.
 #[derive(Debug)]
 pub struct Observation {
     gate: Arc<Gate>,

@@ -29,7 +29,7 @@ enum Bug {
 
 struct Client {
     observation: Observation,
-    /// What its observation ends with, once it is known.
+    /// Token that its observation ends with, once it is known.
     position: Option<Token>,
     /// A read that waits: its key, and when it arrived.
     waiting: Option<(OpId, usize, u64)>,
