@@ -99,6 +99,12 @@ pub struct SidecarYaml {
     /// Age above which mode replica does not answer from memory, as spec.maxStaleness, e.g. 500ms.
     #[arg(long, default_value = "1s", value_name = "TIME")]
     pub max_staleness: String,
+    /// Level of reads of mode replica, as spec.reads.
+    #[arg(long, value_enum, default_value_t = Reads::Session)]
+    pub reads: Reads,
+    /// Reply to reads of mode replica while no member answers, as spec.offline: an error, or a value that is too old.
+    #[arg(long, value_enum, default_value_t = Offline::Refuse)]
+    pub offline: Offline,
 }
 
 /// Mode of a sidecar.
@@ -106,6 +112,22 @@ pub struct SidecarYaml {
 pub enum Mode {
     Proxy,
     Replica,
+}
+
+/// Level of reads of a sidecar.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Reads {
+    Session,
+    Bounded,
+    Linearizable,
+    Any,
+}
+
+/// Reply to a read of a sidecar while no member answers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Offline {
+    Refuse,
+    ServeStale,
 }
 
 #[derive(Debug, Args)]

@@ -4,10 +4,11 @@
 use std::fmt::Write as _;
 
 use helios_crds::{
-    INJECT_LABEL, SIDECAR_PROBE_PORT as PROBES, SidecarMode, SidecarSettings, client_secret, is_client_name,
+    INJECT_LABEL, SIDECAR_PROBE_PORT as PROBES, SidecarMode, SidecarOffline, SidecarReads, SidecarSettings,
+    client_secret, is_client_name,
 };
 
-use crate::args::{Mode, SidecarYaml};
+use crate::args::{Mode, Offline, Reads, SidecarYaml};
 use crate::error::Error;
 
 /// Kinds of workloads, as a regular expression of Kustomize, and the path of their pod template.
@@ -73,7 +74,7 @@ fn indented(text: &str, by: usize) -> String {
 
 /// Returns `initContainers` and `volumes` of a pod's spec.
 fn parts(args: &SidecarYaml) -> Result<String, Error> {
-    let SidecarYaml { client, image, port, mode, memory, max_staleness } = args;
+    let SidecarYaml { client, image, port, mode, memory, max_staleness, reads, offline } = args;
     if !is_client_name(client) {
         return Err(Error::Impossible(format!(
             "--client {client:?}: write the name of a HeliosClient, lower case letters, digits and '-'"
@@ -91,6 +92,17 @@ fn parts(args: &SidecarYaml) -> Result<String, Error> {
     };
     let settings =
         SidecarSettings::new(mode, Some(memory), Some(max_staleness)).map_err(Error::Impossible)?;
+    let reads = match reads {
+        Reads::Session => SidecarReads::Session,
+        Reads::Bounded => SidecarReads::Bounded,
+        Reads::Linearizable => SidecarReads::Linearizable,
+        Reads::Any => SidecarReads::Any,
+    };
+    let offline = match offline {
+        Offline::Refuse => SidecarOffline::Refuse,
+        Offline::ServeStale => SidecarOffline::ServeStale,
+    };
+    let settings = settings.reading(reads, offline);
     let flags: String = settings.flags().iter().map(|flag| format!("  - {flag}\n")).collect();
     let (requested, limit) = settings.memory();
     let secret = client_secret(client);
@@ -181,13 +193,26 @@ mod tests {
             mode: Mode::Proxy,
             memory: "64Mi".to_owned(),
             max_staleness: "1s".to_owned(),
+            reads: Reads::Session,
+            offline: Offline::Refuse,
         }
     }
 
     #[test]
     fn sidecar_to_paste_matches_the_golden_file_and_is_part_of_a_pod() {
-        let replica = SidecarYaml { mode: Mode::Replica, memory: "1Gi".to_owned(), ..args("orders") };
-        let settings = SidecarSettings::Replica { memory_mib: 1024, max_staleness_ms: 1_000 };
+        let replica = SidecarYaml {
+            mode: Mode::Replica,
+            memory: "1Gi".to_owned(),
+            reads: Reads::Any,
+            offline: Offline::ServeStale,
+            ..args("orders")
+        };
+        let settings = SidecarSettings::Replica {
+            memory_mib: 1024,
+            max_staleness_ms: 1_000,
+            reads: SidecarReads::Any,
+            offline: SidecarOffline::ServeStale,
+        };
         for (args, settings, name) in [
             (args("orders"), SidecarSettings::Proxy, "sidecar.yaml"),
             (replica, settings, "sidecar-replica.yaml"),

@@ -202,7 +202,7 @@ mod tests {
             ..client
         };
         let modes = modes(&[client]);
-        let replica = SidecarSettings::Replica { memory_mib: 64, max_staleness_ms: 1_000 };
+        let replica = SidecarSettings::new(SidecarMode::Replica, None, None).unwrap();
         let mut reader = view(&pod("reader", replica, state(true)), Some(&modes)).unwrap();
         reader.figures = figures(METRICS);
         let other = view(&pod("other", SidecarSettings::Proxy, state(false)), Some(&modes)).unwrap();

@@ -5,7 +5,7 @@ use kube::{CustomResource, KubeSchema};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::sidecar::{SidecarMode, SidecarSettings};
+use crate::sidecar::{SidecarMode, SidecarOffline, SidecarReads, SidecarSettings};
 
 /// Label on the Secret of a HeliosClient; its value is the name of that one.
 pub const CLIENT_LABEL: &str = "heliosdb.io/client";
@@ -74,6 +74,14 @@ pub struct HeliosClientSpec {
     #[schemars(length(max = 8))]
     pub max_staleness: Option<String>,
 
+    /// Level of reads from memory, unless a connection chooses it by `HELIOS.READ`: `Session` sees all that the process has read or written, `Bounded` all that its connection has, both in a state of at most `maxStaleness`; `Linearizable` all that was acknowledged before it; `Any` all that its connection has, however old the rest is. Default Session.
+    #[serde(default)]
+    pub reads: SidecarReads,
+
+    /// Reply to a read of `Session` or `Bounded` while no member answers and the state is too old: `Refuse` an error, `ServeStale` the old value, unless its connection has written or read something later. Default Refuse.
+    #[serde(default)]
+    pub offline: SidecarOffline,
+
     /// Change of the password.
     #[serde(default)]
     pub password_rotation: PasswordRotationSpec,
@@ -86,7 +94,8 @@ impl HeliosClientSpec {
     /// The field and what to write, for a value that the rules of the resource refuse: an older definition has no such
     /// rules.
     pub fn sidecar(&self) -> Result<SidecarSettings, String> {
-        SidecarSettings::new(self.mode, self.memory.as_deref(), self.max_staleness.as_deref())
+        let settings = SidecarSettings::new(self.mode, self.memory.as_deref(), self.max_staleness.as_deref());
+        settings.map(|settings| settings.reading(self.reads, self.offline))
     }
 }
 

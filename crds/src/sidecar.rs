@@ -50,6 +50,36 @@ pub enum SidecarMode {
     Replica,
 }
 
+/// Level of reads of a sidecar of mode Replica, on connections that do not choose it by `HELIOS.READ`.
+#[derive(JsonSchema, Serialize, Deserialize, Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum SidecarReads {
+    #[default]
+    Session,
+    Bounded,
+    Linearizable,
+    Any,
+}
+
+impl SidecarReads {
+    /// Value of `--reads`.
+    fn name(self) -> &'static str {
+        match self {
+            Self::Session => "session",
+            Self::Bounded => "bounded",
+            Self::Linearizable => "linearizable",
+            Self::Any => "any",
+        }
+    }
+}
+
+/// Reply to a read of a sidecar of mode Replica that no member answers.
+#[derive(JsonSchema, Serialize, Deserialize, Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum SidecarOffline {
+    #[default]
+    Refuse,
+    ServeStale,
+}
+
 /// Settings of a sidecar, checked.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub enum SidecarSettings {
@@ -58,11 +88,14 @@ pub enum SidecarSettings {
     Replica {
         memory_mib: u64,
         max_staleness_ms: u64,
+        reads: SidecarReads,
+        offline: SidecarOffline,
     },
 }
 
 impl SidecarSettings {
-    /// Checks `memory` (`64Mi` by default) and `max_staleness` (`1s`). In mode Proxy they have no effect.
+    /// Checks `memory` (`64Mi` by default) and `max_staleness` (`1s`). In mode Proxy they have no effect. The others are
+    /// the defaults, see [`Self::reading`].
     ///
     /// # Errors
     /// The field of HeliosClient and what to write.
@@ -74,20 +107,39 @@ impl SidecarSettings {
                 .ok_or("spec.maxStaleness: write a time in ms or s, from 100ms to 600s, as 500ms")?;
         Ok(match mode {
             SidecarMode::Proxy => Self::Proxy,
-            SidecarMode::Replica => Self::Replica { memory_mib, max_staleness_ms },
+            SidecarMode::Replica => Self::Replica {
+                memory_mib,
+                max_staleness_ms,
+                reads: SidecarReads::default(),
+                offline: SidecarOffline::default(),
+            },
         })
     }
 
-    /// Returns the flags of `heliosd sidecar` for these settings; none in mode Proxy, which is the default.
-    pub fn flags(self) -> Vec<String> {
-        match self {
-            Self::Proxy => Vec::new(),
-            Self::Replica { memory_mib, max_staleness_ms } => vec![
-                REPLICA_FLAG.to_owned(),
-                format!("--replica-memory-bytes={}", memory_mib << 20),
-                format!("--max-staleness-ms={max_staleness_ms}"),
-            ],
+    /// Sets what reads see. It has no effect in mode Proxy.
+    #[must_use]
+    pub fn reading(mut self, level: SidecarReads, in_a_cut: SidecarOffline) -> Self {
+        if let Self::Replica { reads, offline, .. } = &mut self {
+            (*reads, *offline) = (level, in_a_cut);
         }
+        self
+    }
+
+    /// Returns the flags of `heliosd sidecar` for these settings; none for what is its default.
+    pub fn flags(self) -> Vec<String> {
+        let Self::Replica { memory_mib, max_staleness_ms, reads, offline } = self else { return Vec::new() };
+        let mut flags = vec![
+            REPLICA_FLAG.to_owned(),
+            format!("--replica-memory-bytes={}", memory_mib << 20),
+            format!("--max-staleness-ms={max_staleness_ms}"),
+        ];
+        if reads != SidecarReads::default() {
+            flags.push(format!("--reads={}", reads.name()));
+        }
+        if offline == SidecarOffline::ServeStale {
+            flags.push("--offline=serve-stale".to_owned());
+        }
+        flags
     }
 
     /// Returns the requested memory and the limit of the container.
@@ -249,7 +301,28 @@ mod tests {
             assert!(error(None, Some(age)).starts_with("spec.maxStaleness: "), "{age:?}");
         }
         let settings = SidecarSettings::new(SidecarMode::Replica, Some("8Mi"), Some("100ms")).unwrap();
-        assert_eq!(settings, SidecarSettings::Replica { memory_mib: 8, max_staleness_ms: 100 });
+        let (reads, offline) = (SidecarReads::Session, SidecarOffline::Refuse);
+        let expected = SidecarSettings::Replica { memory_mib: 8, max_staleness_ms: 100, reads, offline };
+        assert_eq!(settings, expected);
+    }
+
+    #[test]
+    fn flags_of_a_sidecar_are_those_that_differ_from_its_defaults() {
+        let flags = |mode, reads, offline| {
+            SidecarSettings::new(mode, None, None).unwrap().reading(reads, offline).flags().join(" ")
+        };
+        let (replica, proxy) = (SidecarMode::Replica, SidecarMode::Proxy);
+        let common = "--mode=replica --replica-memory-bytes=67108864 --max-staleness-ms=1000";
+        assert_eq!(flags(replica, SidecarReads::Session, SidecarOffline::Refuse), common);
+        for (reads, name) in [
+            (SidecarReads::Bounded, "bounded"),
+            (SidecarReads::Linearizable, "linearizable"),
+            (SidecarReads::Any, "any"),
+        ] {
+            let expected = format!("{common} --reads={name} --offline=serve-stale");
+            assert_eq!(flags(replica, reads, SidecarOffline::ServeStale), expected);
+        }
+        assert_eq!(flags(proxy, SidecarReads::Any, SidecarOffline::ServeStale), "");
     }
 
     #[test]

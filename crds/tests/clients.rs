@@ -80,6 +80,14 @@ fn settings_of_the_sidecar_are_checked_alike_by_the_api_server_and_the_webhook()
     }
     let plain = client(json!({ "cluster": { "name": "demo" } }));
     assert_eq!(plain.spec.sidecar(), Ok(helios_crds::SidecarSettings::Proxy));
+    let reading = client(json!({
+        "cluster": { "name": "demo" }, "mode": "Replica", "reads": "Bounded", "offline": "ServeStale",
+    }));
+    reading.validate_cel().unwrap();
+    let flags = reading.spec.sidecar().unwrap().flags();
+    assert_eq!(flags[3..], ["--reads=bounded", "--offline=serve-stale"]);
+    let unknown = json!({ "cluster": { "name": "demo" }, "reads": "Eventual" });
+    assert!(serde_json::from_value::<helios_crds::HeliosClientSpec>(unknown).is_err());
 }
 
 #[test]

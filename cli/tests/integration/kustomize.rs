@@ -4,7 +4,9 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::path::Path;
 
-use helios_crds::{INJECT_LABEL, SidecarSettings, sidecar_container, sidecar_volume};
+use helios_crds::{
+    INJECT_LABEL, SidecarOffline, SidecarReads, SidecarSettings, sidecar_container, sidecar_volume,
+};
 use helios_testing::tree::ROOT;
 use k8s_openapi::api::core::v1::PodTemplateSpec;
 use serde_json::{Value, json};
@@ -12,7 +14,12 @@ use serde_json::{Value, json};
 use crate::dev::ctl;
 
 const IMAGE: &str = "heliosd:0.1.0";
-const REPLICA: SidecarSettings = SidecarSettings::Replica { memory_mib: 32, max_staleness_ms: 1_000 };
+const REPLICA: SidecarSettings = SidecarSettings::Replica {
+    memory_mib: 32,
+    max_staleness_ms: 1_000,
+    reads: SidecarReads::Any,
+    offline: SidecarOffline::ServeStale,
+};
 
 fn kustomize(dir: &Path) -> Vec<Value> {
     let output = helios_testing::cluster::run("kubectl", &["kustomize", &dir.display().to_string()]);
@@ -83,7 +90,21 @@ fn workloads() -> Vec<Value> {
 fn workloads_with_the_label_have_the_sidecar_of_the_webhook_and_others_none() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path();
-    component(&path.join("orders"), &["--client", "orders", "--mode", "replica", "--memory", "32Mi"]);
+    component(
+        &path.join("orders"),
+        &[
+            "--client",
+            "orders",
+            "--mode",
+            "replica",
+            "--memory",
+            "32Mi",
+            "--reads",
+            "any",
+            "--offline",
+            "serve-stale",
+        ],
+    );
     component(&path.join("audit"), &["--client", "audit"]);
     let before = workloads();
     let list = json!({"apiVersion": "v1", "kind": "List", "items": before});

@@ -8,6 +8,7 @@ use clap::Parser;
 use helios_service::auth::MAX_PREFIXES;
 use helios_service::client_memory::MemoryLimits;
 
+use crate::replica::Rules;
 use crate::secret::{self, FOLLOW, URI};
 
 /// Makes a cluster a plain Redis on localhost: no TLS, no password, no failover in the application.
@@ -78,6 +79,15 @@ pub struct SidecarArgs {
     /// Limit of the keys that are held in Replica mode, in bytes of memory. Above it, all requests are forwarded.
     #[arg(long, env = "HELIOS_SIDECAR_REPLICA_MEMORY_BYTES", default_value_t = 64 << 20, value_name = "BYTES")]
     pub replica_memory_bytes: u64,
+    /// Level of reads of Replica mode, on connections that do not choose it by HELIOS.READ. session: all that this process has read or
+    /// written. bounded: all that its connection has. Both in a state of at most --max-staleness-ms. linearizable: all that was
+    /// acknowledged before. any: all that its connection has read or written, however old the rest is.
+    #[arg(long, env = "HELIOS_SIDECAR_READS", value_enum, default_value_t = Reads::Session)]
+    pub reads: Reads,
+    /// refuse: reads in a cut from all members are answered with CLUSTERDOWN once the state is too old. serve-stale: they are answered
+    /// from memory, however old it is, unless the connection has observed more, or has a write of unknown outcome.
+    #[arg(long, env = "HELIOS_SIDECAR_OFFLINE", value_enum, default_value_t = Offline::Refuse)]
+    pub offline: Offline,
     /// gRPC client ports of the members, which Replica mode follows; by default those in the file `follow` of --secret-dir, or port
     /// 50051 of the hosts of --cluster.
     #[arg(long, env = "HELIOS_SIDECAR_FOLLOW", value_delimiter = ',', value_name = "HOST:PORT")]
@@ -107,6 +117,22 @@ pub struct SidecarArgs {
 pub enum Mode {
     Proxy,
     Replica,
+}
+
+/// Default level of reads, in Replica mode.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub enum Reads {
+    Session,
+    Bounded,
+    Linearizable,
+    Any,
+}
+
+/// Reply to a read that no member answers, in Replica mode.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub enum Offline {
+    Refuse,
+    ServeStale,
 }
 
 /// An unusable command line or file, in one line.
@@ -228,6 +254,15 @@ impl SidecarArgs {
 
     pub fn cut_off_after(&self) -> Duration {
         Duration::from_millis(self.cut_off_after_ms)
+    }
+
+    pub fn rules(&self) -> Rules {
+        Rules {
+            max_staleness: Duration::from_millis(self.max_staleness_ms),
+            cut_off_after: self.cut_off_after(),
+            level: self.reads.into(),
+            offline: self.offline,
+        }
     }
 
     pub fn memory_limits(&self) -> MemoryLimits {

@@ -83,6 +83,8 @@ pub struct Connection {
     waiting: Option<Waiting>,
     /// Observations of the client, in Replica mode.
     observed: Option<Observed>,
+    /// When the last bytes of the client arrived, microseconds by the clock of the replica.
+    received_us: u64,
     session: Session,
     upstream: Option<Upstream>,
     /// Reply of the member that has begun.
@@ -113,6 +115,7 @@ impl Connection {
         Self {
             removals: shared.members.removals(),
             observed: shared.replica.as_ref().map(Observed::new),
+            received_us: 0,
             shared,
             stream,
             input: BytesMut::new(),
@@ -241,6 +244,7 @@ impl Connection {
                 self.upstream = Some(upstream);
             }
             Err(problem) => {
+                self.read_offline();
                 let seconds = self.shared.members.since_contact().as_secs();
                 let text = format!("CLUSTERDOWN cut off from the cluster for {seconds} s: {problem}");
                 let count = self.queue.fail_unsent(&Frame::error(text), &mut self.session);
@@ -340,6 +344,9 @@ impl Connection {
             has_moved = true;
             let count = received?;
             self.is_half_closed = count == 0;
+            if let Some(replica) = &self.shared.replica {
+                self.received_us = replica.gate.now_us();
+            }
             self.shared.metrics.received.inc_by(count as u64);
         }
         if has_moved { Poll::Ready(Ok(())) } else { Poll::Pending }

@@ -9,6 +9,7 @@ mod args;
 mod connection;
 mod contact;
 mod http;
+mod level;
 mod members;
 mod metrics;
 pub mod program;

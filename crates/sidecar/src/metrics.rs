@@ -54,6 +54,7 @@ pub struct Metrics {
     staleness: Gauge<f64, AtomicU64>,
     replica_bytes: Gauge,
     replica_keys: Gauge,
+    serves_stale: Gauge,
     phase: Family<PhaseLabel, Gauge>,
     /// Counters that every request changes: without the lookup of their labels. By [`Reason`].
     to_members: [Counter; Reason::ALL.len()],
@@ -86,6 +87,7 @@ impl Metrics {
             staleness: Gauge::default(),
             replica_bytes: Gauge::default(),
             replica_keys: Gauge::default(),
+            serves_stale: Gauge::default(),
             phase: Family::default(),
         };
         metrics.register();
@@ -96,6 +98,10 @@ impl Metrics {
     pub fn register_replica(&self, replica: &Replica) {
         let mut registry = self.registry.lock().unwrap_or_else(PoisonError::into_inner);
         registry.register("local_reads", "Reads answered by the replica", replica.reads.clone());
+        let help = "Reads answered although the state was too old, as no member answered";
+        registry.register("stale_reads", help, replica.stale_reads.clone());
+        let help = "1 while reads are answered although the state is too old";
+        registry.register("serves_stale", help, self.serves_stale.clone());
         registry.register(
             "resyncs",
             "Snapshots that were begun, the first one included",
@@ -108,7 +114,8 @@ impl Metrics {
         registry.register("replica_phase", "1 for the phase that the replica is in", self.phase.clone());
     }
 
-    fn observe(&self, replica: &Replica) {
+    fn observe(&self, members: &Members, replica: &Replica) {
+        self.serves_stale.set(i64::from(serves_stale(members, replica)));
         self.staleness.set(replica.staleness().map_or(-1.0, |age| age.as_secs_f64()));
         self.replica_bytes.set(replica.bytes().cast_signed());
         self.replica_keys.set(replica.size().1.cast_signed());
@@ -162,7 +169,7 @@ impl Metrics {
     /// Returns all metrics in the text format of OpenMetrics.
     pub fn text(&self, members: &Members, replica: Option<&Replica>) -> String {
         if let Some(replica) = replica {
-            self.observe(replica);
+            self.observe(members, replica);
         }
         self.since_contact.set(members.since_contact().as_secs_f64());
         self.ready.set(i64::from(members.is_ready()));
@@ -201,6 +208,9 @@ impl Metrics {
                 ("sidecar_replica_bytes", replica.bytes().to_string()),
                 ("sidecar_staleness_ms", age.to_string()),
                 ("sidecar_local_reads", replica.reads.get().to_string()),
+                ("sidecar_reads", replica.rules.level.name()),
+                ("sidecar_serves_stale", u8::from(serves_stale(members, replica)).to_string()),
+                ("sidecar_stale_reads", replica.stale_reads.get().to_string()),
                 ("sidecar_resyncs", replica.resyncs.get().to_string()),
             ]
         });
@@ -210,6 +220,10 @@ impl Metrics {
         }
         text
     }
+}
+
+fn serves_stale(members: &Members, replica: &Replica) -> bool {
+    replica.serves_stale(replica.gate.now_us(), !members.patience().is_zero())
 }
 
 #[cfg(test)]
@@ -226,7 +240,7 @@ mod tests {
         metrics.rejections.count("max_clients");
         metrics.error("cut_off", 1);
         metrics.connected(true);
-        let replica = Replica::new(Duration::from_secs(1));
+        let replica = Replica::new(crate::args::SidecarArgs::of(&[]).rules());
         metrics.register_replica(&replica);
         let text = metrics.text(&Members::new(Vec::new(), Duration::from_secs(3)), Some(&replica));
         let samples = text.lines().filter(|line| !line.starts_with('#'));

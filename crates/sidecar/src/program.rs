@@ -88,7 +88,7 @@ async fn run(args: &SidecarArgs) -> Result<(), ConfigError> {
         server_name: args.tls_server_name.clone(),
     };
     let replica = (args.mode == Mode::Replica).then(|| {
-        let replica = Arc::new(Replica::new(Duration::from_millis(args.max_staleness_ms)));
+        let replica = Arc::new(Replica::new(args.rules()));
         metrics.register_replica(&replica);
         replica
     });

@@ -164,6 +164,15 @@ impl Queue {
         self.refused.is_empty() && self.entries.iter().all(|entry| matches!(entry.state, State::Ready(_)))
     }
 
+    /// Whether a member has not answered yet to a request that chooses what reads see.
+    pub fn chooses_level(&self) -> bool {
+        let is_unanswered = |entry: &Entry| !matches!(entry.state, State::Ready(_));
+        let entries = self.refused.iter().map(|(entry, _)| entry).chain(&self.entries);
+        entries
+            .filter(|entry| is_unanswered(entry))
+            .any(|entry| entry.kind == Kind::Setting(Setting::Freshness))
+    }
+
     /// Whether the last request must be answered before another one is accepted.
     pub fn is_held(&self) -> bool {
         self.entries.back().is_some_and(|entry| matches!(entry.kind, Kind::Subscribe | Kind::Reset))
@@ -297,6 +306,25 @@ impl Queue {
         lost
     }
 
+    /// Answers the reads that were refused, or that no member has got, with what `read` returns for their words.
+    pub fn answer_unanswered(&mut self, protocol: Protocol, mut read: impl FnMut(&[Bytes]) -> Option<Frame>) {
+        let is_read = |entry: &Entry| entry.kind == Kind::Read && !entry.in_transaction;
+        for (entry, reply) in self.refused.iter_mut().filter(|(entry, _)| is_read(entry)) {
+            if let Some(frame) = read(&entry.words) {
+                let mut text = BytesMut::new();
+                frame.encode(protocol, &mut text);
+                *reply = text.freeze();
+            }
+        }
+        let unsent = self.entries.iter_mut().filter(|entry| entry.state == State::Unsent);
+        for entry in unsent.filter(|entry| is_read(entry)) {
+            if let Some(frame) = read(&entry.words) {
+                entry.answer(&frame, protocol);
+            }
+        }
+        self.bytes = self.refused.iter().map(|(entry, _)| entry).chain(&self.entries).map(Entry::bytes).sum();
+    }
+
     /// Answers the requests that no member has got with an error; returns their number.
     pub fn fail_unsent(&mut self, error: &Frame, session: &mut Session) -> u64 {
         let protocol = protocol(session);
@@ -419,6 +447,28 @@ mod tests {
         assert!(mixed.bytes() > 0);
         mixed.pop();
         assert_eq!((mixed.bytes(), mixed.len()), (0, 0));
+    }
+
+    #[test]
+    fn reads_that_no_member_answered_may_be_answered_here_and_nothing_else() {
+        let error = || Bytes::from_static(b"-CLUSTERDOWN x\r\n");
+        let mut queue =
+            queue(&[(Kind::Read, false), (Kind::Write, false), (Kind::Read, false), (Kind::Read, true)]);
+        queue.refuse(error());
+        queue.refuse(error());
+        queue.entries.iter_mut().for_each(|entry| entry.state = State::Unsent);
+        let mut count = 0;
+        queue.answer_unanswered(Protocol::Resp2, |_| {
+            count += 1;
+            Some(Frame::OK)
+        });
+        queue.deliver_refused();
+        assert_eq!(
+            (count, states(&mut queue)),
+            (2, ["+OK", "-CLUSTERDOWN x", "+OK", "unsent"].map(str::to_owned).to_vec())
+        );
+        while queue.pop().is_some() {}
+        assert_eq!(queue.bytes(), 0);
     }
 
     #[test]

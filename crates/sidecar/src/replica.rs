@@ -9,19 +9,21 @@ pub mod pulse;
 #[cfg(test)]
 mod tests;
 
-use std::sync::atomic::{AtomicI64, AtomicU8, AtomicU64, Ordering::SeqCst};
+use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU8, AtomicU64, Ordering::SeqCst};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use std::time::Duration;
 
 use bytes::Bytes;
-use helios_proto::v1::Token;
+use helios_proto::v1::{Call, Token};
 use helios_redis::frame::Frame;
 use helios_redis::replica::{answer, query};
 use helios_state::{Selection, Store};
 use prometheus_client::metrics::counter::Counter;
-use tokio::sync::watch;
+use tokio::sync::{Notify, watch};
 
-use gate::{Closed, Gate};
+use crate::args::Offline;
+use crate::level::Level;
+use gate::{Closed, Gate, Observation};
 
 /// Why a request goes to a member; the label of a metric.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -29,7 +31,7 @@ pub enum Reason {
     ProxyMode,
     /// It is no read of keys that the replica has.
     Command,
-    /// The connection has a transaction, subscriptions, a read level, or unanswered requests.
+    /// The connection has a transaction, subscriptions, reads by lease, or unanswered requests.
     Connection,
     /// There is no state: it is loaded, or needs too much memory.
     NoState,
@@ -65,6 +67,15 @@ impl Reason {
     }
 }
 
+impl From<Closed> for Reason {
+    fn from(closed: Closed) -> Self {
+        match closed {
+            Closed::Behind => Self::Behind,
+            Closed::Unknown => Self::Stale,
+        }
+    }
+}
+
 /// State of the link, as `INFO` and a metric show it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Phase {
@@ -88,11 +99,35 @@ impl Phase {
     }
 }
 
-/// A state at `index` or later has all that any member had acknowledged `at_us` after the start.
+/// A state at `index` or later has all that any member had acknowledged `at_us` after the start, if it is of the history in
+/// which the entry at `index` has the term `term`.
 #[derive(Debug, Clone, Copy)]
 struct Fresh {
     at_us: u64,
     index: u64,
+    term: u64,
+}
+
+/// When a state is read, and when it is not.
+#[derive(Debug, Clone, Copy)]
+pub struct Rules {
+    /// Age above which a state is not read, unless it is served in a cut.
+    pub max_staleness: Duration,
+    /// Time without an answer of any member after which the sidecar counts as cut off.
+    pub cut_off_after: Duration,
+    /// Level of a read unless its connection has chosen one.
+    pub level: Level,
+    pub offline: Offline,
+}
+
+/// Requirements of a read.
+#[derive(Debug, Clone, Copy)]
+pub struct Asked {
+    pub level: Level,
+    /// Microseconds after the start.
+    pub now_us: u64,
+    /// When the request had arrived, microseconds after the start.
+    pub received_us: u64,
 }
 
 /// A state that is served.
@@ -102,15 +137,34 @@ struct Held {
     cluster_id: String,
     /// The last moment whose acknowledged writes it has all; 0: not known.
     fresh_us: AtomicU64,
+    /// A term that its last entry has at least; 0: the member is of an earlier release, and does not send it.
+    term: AtomicU64,
+}
+
+impl Held {
+    /// Whether the state may have an entry of the term `term`, or a later one: terms only grow along a log, so a state
+    /// that is past the entry's index in an earlier term is of another history.
+    fn has_reached(&self, term: u64) -> bool {
+        let known = self.term.load(SeqCst);
+        known == 0 || known >= term
+    }
 }
 
 pub struct Replica {
     pub gate: Arc<Gate>,
     held: RwLock<Option<Arc<Held>>>,
-    /// A moment whose index the state has not reached. A later one does not replace it: a state that is always a little
-    /// behind would reach none.
-    next: Mutex<Option<Fresh>>,
-    max_staleness: Duration,
+    /// The first moment whose index the state has not reached, and the latest one. A later one does not replace the
+    /// first: a state that is always a little behind would reach none.
+    next: Mutex<[Option<Fresh>; 2]>,
+    pub rules: Rules,
+    /// Microseconds from the start to the linearizable read that was sent last; 0: none, or it was not answered.
+    asked_us: AtomicU64,
+    /// Requests a linearizable read now.
+    demand: Notify,
+    /// Microseconds from the start to the last linearizable read that a member answered.
+    answered_us: AtomicU64,
+    /// Whether all members were asked for one since, and none answered.
+    has_asked_all: AtomicBool,
     /// Woken when a read that waits may be answered.
     progress: watch::Sender<()>,
     /// The members' clock for expiry minus the time since the start, milliseconds; 0: not known.
@@ -121,15 +175,21 @@ pub struct Replica {
     bytes: AtomicU64,
     pub resyncs: Counter,
     pub reads: Counter,
+    /// Reads that were answered because of [`Offline::ServeStale`].
+    pub stale_reads: Counter,
 }
 
 impl Replica {
-    pub fn new(max_staleness: Duration) -> Self {
+    pub fn new(rules: Rules) -> Self {
         Self {
             gate: Arc::default(),
             held: RwLock::default(),
             next: Mutex::default(),
-            max_staleness,
+            rules,
+            asked_us: AtomicU64::new(0),
+            demand: Notify::new(),
+            answered_us: AtomicU64::new(0),
+            has_asked_all: AtomicBool::new(false),
             progress: watch::Sender::new(()),
             clock_offset_ms: AtomicI64::new(0),
             served_ms: AtomicU64::new(0),
@@ -137,30 +197,131 @@ impl Replica {
             bytes: AtomicU64::new(0),
             resyncs: Counter::default(),
             reads: Counter::default(),
+            stale_reads: Counter::default(),
         }
     }
 
-    /// Answers a request at `now_us` after the start.
+    /// Answers a request of the client of `observation`.
     ///
     /// # Errors
     /// A member has to answer it; after [`Reason::Behind`], the same call may succeed within milliseconds.
-    pub fn read(&self, words: &[Bytes], now_us: u64) -> Result<Frame, Reason> {
+    pub fn read(
+        &self,
+        words: &[Bytes],
+        asked: Asked,
+        observation: &mut Observation,
+    ) -> Result<Frame, Reason> {
         let held = self.held().ok_or(Reason::NoState)?;
-        let call = query(words, |key| held.selection.contains(key)).ok_or(Reason::Command)?;
-        let fresh_us = held.fresh_us.load(SeqCst);
-        self.gate.check(held.store.applied().index, fresh_us).map_err(|closed| match closed {
-            Closed::Behind => Reason::Behind,
-            Closed::Unknown => Reason::Stale,
-        })?;
-        if Duration::from_micros(now_us.saturating_sub(fresh_us)) > self.max_staleness {
+        let call = self.call(&held, words)?;
+        let (applied, fresh_us) = (held.store.applied().index, held.fresh_us.load(SeqCst));
+        let max_age = match asked.level {
+            Level::Session => {
+                self.gate.check(applied, fresh_us)?;
+                Some(self.rules.max_staleness)
+            }
+            Level::Bounded => {
+                observation.check(applied, fresh_us)?;
+                Some(self.rules.max_staleness)
+            }
+            Level::Stale(max_age) => {
+                observation.check(applied, fresh_us)?;
+                max_age
+            }
+            // Within one microsecond, the order is not known.
+            Level::Linearizable if fresh_us <= asked.received_us => {
+                self.demand(asked.received_us);
+                return Err(Reason::Behind);
+            }
+            Level::Linearizable => None,
+            Level::Lease => return Err(Reason::Connection),
+        };
+        let age = Duration::from_micros(asked.now_us.saturating_sub(fresh_us));
+        if max_age.is_some_and(|max_age| fresh_us == 0 || age > max_age) {
             return Err(Reason::Stale);
         }
-        let clock_ms = self.clock_ms(now_us).ok_or(Reason::Stale)?;
-        let frame = answer(&held.store, &call, clock_ms).ok_or(Reason::Cost)?;
-        // At least the index of the state that was read.
-        self.gate.observed(held.store.applied().index);
+        let frame = self.answer(&held, &call, asked.now_us, observation)?;
         self.reads.inc();
         Ok(frame)
+    }
+
+    /// Answers a request that no member answers, however old the state is, if the state has all that this one client has
+    /// observed; `has_contact` says whether any reply of a member came within the limit. `None`: it is an error.
+    pub fn read_offline(
+        &self,
+        words: &[Bytes],
+        asked: Asked,
+        has_contact: bool,
+        observation: &mut Observation,
+    ) -> Option<Frame> {
+        if !asked.level.may_serve_stale() || !self.serves_stale(asked.now_us, has_contact) {
+            return None;
+        }
+        let held = self.held()?;
+        let call = self.call(&held, words).ok()?;
+        observation.check(held.store.applied().index, held.fresh_us.load(SeqCst)).ok()?;
+        let frame = self.answer(&held, &call, asked.now_us, observation).ok()?;
+        self.stale_reads.inc();
+        Some(frame)
+    }
+
+    fn call(&self, held: &Held, words: &[Bytes]) -> Result<Call, Reason> {
+        query(words, |key| held.selection.contains(key)).ok_or(Reason::Command)
+    }
+
+    fn answer(
+        &self,
+        held: &Held,
+        call: &Call,
+        now_us: u64,
+        observation: &mut Observation,
+    ) -> Result<Frame, Reason> {
+        let clock_ms = self.clock_ms(now_us).ok_or(Reason::Stale)?;
+        let frame = answer(&held.store, call, clock_ms).ok_or(Reason::Cost)?;
+        // At least the index of the state that was read.
+        observation.read(held.store.applied().index);
+        Ok(frame)
+    }
+
+    /// Requests a linearizable read at a member, unless one was sent after the moment `since_us`. All connections share it.
+    fn demand(&self, since_us: u64) {
+        if self.asked_us.load(SeqCst) <= since_us {
+            self.demand.notify_one();
+        }
+    }
+
+    /// Returns when a linearizable read is requested.
+    pub async fn demanded(&self) {
+        self.demand.notified().await;
+    }
+
+    /// Records that a linearizable read is about to be sent.
+    pub fn asks(&self, at_us: u64) {
+        self.asked_us.store(at_us, SeqCst);
+    }
+
+    /// Records that no member answered it.
+    pub fn unanswered(&self) {
+        self.asked_us.store(0, SeqCst);
+    }
+
+    /// Records that a member answered a linearizable read.
+    pub fn answered(&self) {
+        self.answered_us.store(self.gate.now_us(), SeqCst);
+        self.has_asked_all.store(false, SeqCst);
+    }
+
+    /// Records that all members were asked for a linearizable read since the last answer.
+    pub fn has_asked_all(&self) {
+        self.has_asked_all.store(true, SeqCst);
+    }
+
+    /// Whether reads are answered from a state that is too old, because no member answers: none is in reach, or those that
+    /// are have no quorum.
+    pub fn serves_stale(&self, now_us: u64, has_contact: bool) -> bool {
+        let unanswered = Duration::from_micros(now_us.saturating_sub(self.answered_us.load(SeqCst)));
+        let is_without_quorum = self.has_asked_all.load(SeqCst) && unanswered >= self.rules.cut_off_after;
+        let is_cut_off = !has_contact || is_without_quorum;
+        is_cut_off && self.rules.offline == Offline::ServeStale && self.held().is_some()
     }
 
     /// Returns a receiver that is woken when a read that waits may be answered.
@@ -174,10 +335,10 @@ impl Replica {
     }
 
     /// Serves `store` from now on. How old it is is not known yet.
-    fn publish(&self, store: Store, selection: Selection, cluster_id: &str) {
-        let (cluster_id, fresh_us) = (cluster_id.to_owned(), AtomicU64::new(0));
+    fn publish(&self, store: Store, selection: Selection, cluster_id: &str, term: u64) {
+        let (cluster_id, fresh_us, term) = (cluster_id.to_owned(), AtomicU64::new(0), AtomicU64::new(term));
         *self.held.write().unwrap_or_else(PoisonError::into_inner) =
-            Some(Arc::new(Held { store, selection, cluster_id, fresh_us }));
+            Some(Arc::new(Held { store, selection, cluster_id, fresh_us, term }));
         self.settle(None);
     }
 
@@ -187,8 +348,19 @@ impl Replica {
     }
 
     fn new_history(&self) {
-        *self.next() = None;
+        *self.next() = [None; 2];
         self.gate.new_history(self.gate.now_us());
+    }
+
+    /// Records a term that the last entry of the state has at least; 0: the member does not send it.
+    fn at_term(&self, term: u64) {
+        match self.held() {
+            Some(held) if term == 0 => held.term.store(0, SeqCst),
+            Some(held) => {
+                held.term.fetch_max(term, SeqCst);
+            }
+            None => {}
+        }
     }
 
     /// Records that the state has advanced, and the memory that all records take.
@@ -216,7 +388,8 @@ impl Replica {
     pub fn confirm(&self, at_us: u64, token: &Token) {
         let is_of_state = self.held().is_some_and(|held| held.cluster_id == token.cluster_id);
         if is_of_state {
-            self.settle(Some(Fresh { at_us, index: token.index }));
+            self.settle(Some(Fresh { at_us, index: token.index, term: token.term }));
+            self.wake();
         }
     }
 
@@ -224,20 +397,27 @@ impl Replica {
         let mut next = self.next();
         let Some(held) = self.held() else { return };
         let applied = held.store.applied().index;
-        for fresh in [*next, latest].into_iter().flatten() {
-            if fresh.index <= applied {
-                held.fresh_us.fetch_max(fresh.at_us, SeqCst);
-                *next = None;
-            } else if next.is_none() {
-                *next = Some(fresh);
+        if let Some(latest) = latest {
+            let at = usize::from(next[0].is_some());
+            next[at] = Some(latest);
+        }
+        for waiting in next.iter_mut() {
+            if let Some(reached) =
+                waiting.take_if(|fresh| fresh.index <= applied && held.has_reached(fresh.term))
+            {
+                held.fresh_us.fetch_max(reached.at_us, SeqCst);
             }
+        }
+        if next[0].is_none() {
+            next.swap(0, 1);
         }
     }
 
-    /// Returns the index that the token of a connection stands for; `None` if it is of another cluster.
+    /// Returns the index that the token of a connection stands for; `None` if it is of another cluster, or may be of another
+    /// history than the state.
     pub fn index_of(&self, token: &Token) -> Option<u64> {
         match self.held() {
-            Some(held) if held.cluster_id != token.cluster_id => None,
+            Some(held) if held.cluster_id != token.cluster_id || !held.has_reached(token.term) => None,
             _ => Some(token.index),
         }
     }
@@ -275,7 +455,7 @@ impl Replica {
         self.held.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    fn next(&self) -> MutexGuard<'_, Option<Fresh>> {
+    fn next(&self) -> MutexGuard<'_, [Option<Fresh>; 2]> {
         self.next.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

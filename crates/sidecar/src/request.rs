@@ -31,6 +31,8 @@ pub enum Kind {
     Silence(Silence),
     /// `INFO sidecar`.
     OwnInfo,
+    /// `HELIOS.READ` without a level: what reads see.
+    Level,
     Quit,
     /// The first line of an HTTP request: a browser was made to connect to this port.
     Http,
@@ -63,7 +65,7 @@ pub enum Silence {
 }
 
 /// Commands outside the groups of keys that have no effect on the member, or none that a repetition changes.
-const WITHOUT_EFFECT: [&str; 11] = [
+const WITHOUT_EFFECT: [&str; 10] = [
     "ping",
     "echo",
     "time",
@@ -72,7 +74,6 @@ const WITHOUT_EFFECT: [&str; 11] = [
     "select",
     "command",
     "helios.ack",
-    "helios.read",
     "config|get",
     "script|exists",
 ];
@@ -119,7 +120,8 @@ pub fn kind(words: &[Bytes]) -> Kind {
         "helios.token" if is(1, "seen") => Kind::Seen,
         "helios.token" => Kind::Setting(Setting::Token),
         "helios.ack" => setting(1, Setting::Ack),
-        "helios.read" => setting(1, Setting::Freshness),
+        "helios.read" if words.len() == 1 => Kind::Level,
+        "helios.read" => Kind::Setting(Setting::Freshness),
         "readonly" | "readwrite" => Kind::Setting(Setting::Freshness),
         "client|setname" => Kind::Setting(Setting::Name),
         "client|setinfo" if is(2, "lib-name") => Kind::Setting(Setting::LibraryName),
@@ -218,7 +220,7 @@ mod tests {
             ("SCRIPT LOAD x", Kind::Write),
             ("client setname n", Kind::Setting(Setting::Name)),
             ("CLIENT SETINFO LIB-VER 1", Kind::Setting(Setting::LibraryVersion)),
-            ("HELIOS.READ", Kind::Read),
+            ("HELIOS.READ", Kind::Level),
             ("HELIOS.READ STALE", Kind::Setting(Setting::Freshness)),
             ("HELIOS.TOKEN", Kind::LastWrite),
             ("helios.token Seen", Kind::Seen),

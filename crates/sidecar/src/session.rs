@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use bytes::Bytes;
 
+use crate::level::{Level, is_session};
 use crate::request::Setting;
 
 /// A read that every user may run.
@@ -54,6 +55,14 @@ impl Session {
         self.settings.insert(setting, owned);
     }
 
+    /// Returns the level of reads; `None`: only members know it.
+    pub fn level(&self, default: Level) -> Option<Level> {
+        match self.settings.get(&Setting::Freshness) {
+            Some(words) => Level::chosen(words, default),
+            None => Some(default),
+        }
+    }
+
     /// Records an accepted `HELLO`.
     pub fn record_hello(&mut self, words: &[Bytes]) {
         let Some(version) = words.get(1) else { return };
@@ -79,7 +88,9 @@ impl Session {
     /// acknowledged to this client. It has no key, so that a user with prefixes may run it whatever these are.
     pub fn replay(&self) -> Vec<Vec<Bytes>> {
         let mut requests = Vec::new();
-        for (setting, words) in &self.settings {
+        // A new connection to a member has the level that it gets for a session.
+        let settings = self.settings.iter().filter(|(_, words)| !is_session(words));
+        for (setting, words) in settings {
             if *setting == Setting::Freshness && self.has_written {
                 requests.push(LINEARIZABLE_READ.map(Bytes::from_static).to_vec());
             }
@@ -132,11 +143,14 @@ mod tests {
         let expected = ["HELLO 3", "CLIENT SETNAME app", "READONLY"].map(words);
         assert_eq!(session.replay(), expected);
         assert!(session.is_resp3);
+        assert_eq!(session.level(Level::Session), Some(Level::Stale(None)));
         session.has_written = true;
         let expected = ["HELLO 3", "CLIENT SETNAME app", "EVAL_RO return 0", "READONLY"].map(words);
         assert_eq!(session.replay(), expected, "a stale read must see the own writes");
         session.reset();
         assert!(session.replay().is_empty() && !session.is_resp3 && session.has_written);
+        session.record(Setting::Freshness, &words("HELIOS.READ SESSION"));
+        assert_eq!((session.replay(), session.level(Level::Bounded)), (Vec::new(), Some(Level::Session)));
     }
 
     #[test]

@@ -4,7 +4,8 @@ use std::fs;
 use std::path::Path;
 
 use helios_crds::{
-    INJECT_LABEL, SIDECAR_URL, SidecarMode, SidecarSettings, sidecar_container, sidecar_volume,
+    INJECT_LABEL, SIDECAR_URL, SidecarMode, SidecarOffline, SidecarReads, SidecarSettings, sidecar_container,
+    sidecar_volume,
 };
 use helios_testing::tree::ROOT;
 use k8s_openapi::api::core::v1::{PodSpec, PodTemplateSpec};
@@ -57,22 +58,28 @@ fn added(spec: &PodSpec) -> Value {
     json!([spec.init_containers, spec.volumes, spec.containers[0].env])
 }
 
+fn replica(memory: &str, max_staleness: &str) -> SidecarSettings {
+    SidecarSettings::new(SidecarMode::Replica, Some(memory), Some(max_staleness)).unwrap()
+}
+
 #[test]
 fn library_chart_has_the_sidecar_of_the_webhook() {
     let example = Example::new();
     for (values, image, port, settings) in [
-        (vec![], "heliosd:0.1.0", 6379, SidecarSettings::Replica { memory_mib: 32, max_staleness_ms: 1_000 }),
+        (vec![], "heliosd:0.1.0", 6379, replica("32Mi", "1s")),
         (vec![r#"sidecar.mode="Proxy""#], "heliosd:0.1.0", 6379, SidecarSettings::Proxy),
         (
             vec![
                 r#"sidecar.memory="3Gi""#,
                 r#"sidecar.maxStaleness="250ms""#,
+                r#"sidecar.reads="Linearizable""#,
+                r#"sidecar.offline="ServeStale""#,
                 "sidecar.port=7000",
                 r#"sidecar.image="registry.example.com/heliosd@sha256:0""#,
             ],
             "registry.example.com/heliosd@sha256:0",
             7000,
-            SidecarSettings::Replica { memory_mib: 3 << 10, max_staleness_ms: 250 },
+            replica("3Gi", "250ms").reading(SidecarReads::Linearizable, SidecarOffline::ServeStale),
         ),
     ] {
         let pod = example.pod(&values).unwrap();
@@ -134,6 +141,8 @@ fn memory_and_age_of_the_library_chart_are_rounded_and_refused_as_those_of_a_hel
         (r#"sidecar.client="""#, r#"client: "" is not the name of a HeliosClient"#),
         ("sidecar.port=9121", "port: 9121: write another one"),
         (r#"sidecar.mode="Cache""#, "mode"),
+        (r#"sidecar.reads="Eventual""#, "reads"),
+        (r#"sidecar.offline="Serve""#, "offline"),
         (r#"sidecar.memroy="64Mi""#, "memroy"),
     ] {
         let refusal = example.pod(&[values]).unwrap_err();

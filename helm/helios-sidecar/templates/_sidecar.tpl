@@ -121,10 +121,25 @@ heliosdb.io/inject: {{ $settings.client | quote }}
 {{- if or (lt $ms 100) (gt $ms 600000) }}
 {{- fail "helios-sidecar: maxStaleness: write a time in ms or s, from 100ms to 600s, as 500ms" }}
 {{- end }}
+{{- $reads := .reads | default "Session" }}
+{{- if not (has $reads (list "Session" "Bounded" "Linearizable" "Any")) }}
+{{- fail (printf "helios-sidecar: reads: %q: write Session, Bounded, Linearizable or Any" $reads) }}
+{{- end }}
+{{- $offline := .offline | default "Refuse" }}
+{{- if not (has $offline (list "Refuse" "ServeStale")) }}
+{{- fail (printf "helios-sidecar: offline: %q: write Refuse or ServeStale" $offline) }}
+{{- end }}
 {{- $settings := dict "client" $client "port" (toString $port) "flags" list "requested" "32Mi" "limit" "96Mi" }}
 {{- if eq $mode "Replica" }}
 {{- $bytes := printf "--replica-memory-bytes=%d" (mul $mib 1048576) }}
-{{- $_ := set $settings "flags" (list "--mode=replica" $bytes (printf "--max-staleness-ms=%d" $ms)) }}
+{{- $flags := list "--mode=replica" $bytes (printf "--max-staleness-ms=%d" $ms) }}
+{{- if ne $reads "Session" }}
+{{- $flags = append $flags (printf "--reads=%s" (lower $reads)) }}
+{{- end }}
+{{- if eq $offline "ServeStale" }}
+{{- $flags = append $flags "--offline=serve-stale" }}
+{{- end }}
+{{- $_ := set $settings "flags" $flags }}
 {{- $_ := set $settings "requested" (printf "%dMi" (add 32 $mib)) }}
 {{- $_ := set $settings "limit" (printf "%dMi" (add 128 $mib (div (add $mib 3) 4))) }}
 {{- end }}

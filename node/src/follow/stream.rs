@@ -23,7 +23,7 @@ use super::{Followers, PROGRESS};
 use crate::error::Error;
 use crate::node::ActiveMember;
 use crate::peer::blocking;
-use crate::state::Cursor;
+use crate::state::{Applied, Cursor};
 
 /// Format of the records; another one if the encoding of a raw key or value changes. 2: strings in chunks.
 const FORMAT: u32 = 2;
@@ -61,6 +61,34 @@ pub struct Stream {
     /// Time of the last progress.
     progressed: Instant,
     freshness: Freshness,
+    terms: Terms,
+}
+
+/// A lower bound of the term of an entry, by what was applied before.
+#[derive(Debug)]
+struct Terms {
+    known: u64,
+    /// An entry that was the last one applied, and that the stream has not reached.
+    next: Applied,
+}
+
+impl Default for Terms {
+    fn default() -> Self {
+        Self { known: 1, next: Applied::default() }
+    }
+}
+
+impl Terms {
+    /// Returns a term that the entry at `position` has at least; `applied` is the last entry that is applied.
+    fn at(&mut self, position: u64, applied: Applied) -> u64 {
+        for _ in 0..2 {
+            if position >= self.next.index {
+                self.known = self.known.max(self.next.term);
+                self.next = applied;
+            }
+        }
+        self.known
+    }
 }
 
 impl Stream {
@@ -71,7 +99,8 @@ impl Stream {
     ) -> Self {
         let (advanced, position) = (group.subscribe(), group.through());
         let (freshness, progressed) = (Freshness::default(), Instant::now());
-        Self { followers, group, advanced, sender, position, known: 0, progressed, freshness }
+        let terms = Terms::default();
+        Self { followers, group, advanced, sender, position, known: 0, progressed, freshness, terms }
     }
 
     /// Sends until the follower is gone.
@@ -205,7 +234,8 @@ impl Stream {
         let fresh_age_ms = age.map(|age| u64::try_from(age.as_millis()).unwrap_or(u64::MAX));
         let now_ms = self.followers.node.now_ms();
         (self.known, self.progressed) = (self.position, Instant::now());
-        self.send(Kind::Progress(FollowProgress { index: self.position, fresh_age_ms, now_ms })).await
+        let (index, term) = (self.position, self.term());
+        self.send(Kind::Progress(FollowProgress { index, fresh_age_ms, now_ms, term })).await
     }
 
     /// Sends the state in parts, with the changes since its begin among them. No change is sent before a part that was read at
@@ -231,7 +261,12 @@ impl Stream {
             }
             self.send_ready().await?;
         }
-        self.send(Kind::SnapshotEnd(SnapshotEnd { index: self.position })).await
+        let (index, term) = (self.position, self.term());
+        self.send(Kind::SnapshotEnd(SnapshotEnd { index, term })).await
+    }
+
+    fn term(&mut self) -> u64 {
+        self.terms.at(self.position, self.followers.node.inner().store.applied())
     }
 
     /// Waits for one of [`MAX_SENDS`](super::MAX_SENDS).
@@ -279,4 +314,18 @@ pub fn hello(member: &ActiveMember, name: &str) -> FollowHello {
 
 pub fn go_to(members: Vec<FollowTarget>) -> FollowResponse {
     FollowResponse { kind: Some(Kind::GoTo(GoTo { members })) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn term_of_a_position_is_that_of_an_entry_that_was_applied_before_it() {
+        let mut terms = Terms::default();
+        let mut at = |position, index, term| terms.at(position, Applied { index, term });
+        assert_eq!([at(4, 9, 2), at(8, 12, 3), at(9, 14, 3)], [1, 1, 2]);
+        assert_eq!([at(10, 15, 3), at(14, 20, 4), at(20, 20, 4)], [2, 3, 4]);
+        assert_eq!(at(20, 20, 4), 4);
+    }
 }

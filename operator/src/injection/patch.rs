@@ -119,6 +119,7 @@ fn value(part: &impl Serialize) -> Value {
 
 #[cfg(test)]
 mod tests {
+    use helios_crds::{SidecarOffline, SidecarReads};
     use serde_json::json;
 
     use super::*;
@@ -174,7 +175,9 @@ mod tests {
 
     #[test]
     fn sidecar_is_injected_into_the_smallest_pod() {
-        let settings = SidecarSettings::Replica { memory_mib: 256, max_staleness_ms: 500 };
+        let (memory_mib, max_staleness_ms) = (256, 500);
+        let (reads, offline) = (SidecarReads::Bounded, SidecarOffline::ServeStale);
+        let settings = SidecarSettings::Replica { memory_mib, max_staleness_ms, reads, offline };
         let after = injected(&pod(json!({"containers": [{"name": "app"}]})), settings);
         let spec = after.spec.as_ref().unwrap();
         assert_eq!(

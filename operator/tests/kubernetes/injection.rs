@@ -5,7 +5,10 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
-use helios_crds::{HeliosClient, INJECT_LABEL, SIDECAR, SidecarSettings, sidecar_container, sidecar_volume};
+use helios_crds::{
+    HeliosClient, INJECT_LABEL, SIDECAR, SidecarOffline, SidecarReads, SidecarSettings, sidecar_container,
+    sidecar_volume,
+};
 use k8s_openapi::api::admissionregistration::v1::MutatingWebhookConfiguration;
 use k8s_openapi::api::core::v1::{Pod, Secret};
 use kube::api::{DeleteParams, Patch, PatchParams, PostParams};
@@ -117,8 +120,13 @@ async fn pods_with_the_label_get_a_sidecar_and_others_never_wait() {
         ("app", json!({"mode": "Proxy"}), SidecarSettings::Proxy),
         (
             "reader",
-            json!({"mode": "Replica", "memory": "256Mi", "maxStaleness": "2s"}),
-            SidecarSettings::Replica { memory_mib, max_staleness_ms: 2_000 },
+            json!({"mode": "Replica", "memory": "256Mi", "maxStaleness": "2s", "reads": "Any", "offline": "ServeStale"}),
+            SidecarSettings::Replica {
+                memory_mib,
+                max_staleness_ms: 2_000,
+                reads: SidecarReads::Any,
+                offline: SidecarOffline::ServeStale,
+            },
         ),
     ] {
         let patch = Patch::Merge(json!({"spec": mode}));

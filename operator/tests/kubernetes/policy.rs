@@ -2,7 +2,9 @@
 
 use std::time::Duration;
 
-use helios_crds::{HeliosClient, INJECT_LABEL, SIDECAR, SidecarSettings};
+use helios_crds::{
+    HeliosClient, INJECT_LABEL, SIDECAR, SidecarMode, SidecarOffline, SidecarReads, SidecarSettings,
+};
 use helios_operator::injection::patch::{Asked, asked, patch};
 use k8s_openapi::api::core::v1::{Pod, PodSpec};
 use kube::api::{ApiResource, DynamicObject, Patch, PatchParams, PostParams};
@@ -49,6 +51,10 @@ impl Pods {
     }
 }
 
+fn replica(memory: &str, max_staleness: &str) -> SidecarSettings {
+    SidecarSettings::new(SidecarMode::Replica, Some(memory), Some(max_staleness)).unwrap()
+}
+
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "needs the programs of the local cluster"]
 async fn policies_without_a_webhook_make_the_pod_that_the_webhook_makes() {
@@ -83,14 +89,14 @@ async fn policies_without_a_webhook_make_the_pod_that_the_webhook_makes() {
     );
     for (settings, fields) in [
         (SidecarSettings::Proxy, json!({"mode": "Proxy"})),
-        (SidecarSettings::Replica { memory_mib: 64, max_staleness_ms: 1_000 }, json!({"mode": "Replica"})),
+        (replica("64Mi", "1s"), json!({"mode": "Replica"})),
         (
-            SidecarSettings::Replica { memory_mib: 9, max_staleness_ms: 250 },
-            json!({"mode": "Replica", "memory": "9Mi", "maxStaleness": "250ms"}),
+            replica("9Mi", "250ms").reading(SidecarReads::Linearizable, SidecarOffline::Refuse),
+            json!({"mode": "Replica", "memory": "9Mi", "maxStaleness": "250ms", "reads": "Linearizable"}),
         ),
         (
-            SidecarSettings::Replica { memory_mib: 2 << 10, max_staleness_ms: 2_000 },
-            json!({"mode": "Replica", "memory": "2Gi", "maxStaleness": "2s"}),
+            replica("2Gi", "2s").reading(SidecarReads::Session, SidecarOffline::ServeStale),
+            json!({"mode": "Replica", "memory": "2Gi", "maxStaleness": "2s", "reads": "Session", "offline": "ServeStale"}),
         ),
     ] {
         let change = Patch::Merge(json!({"spec": fields}));

@@ -88,7 +88,7 @@ impl Connection {
             }
             _ => {}
         }
-        match self.read_here(kind, &words) {
+        match self.read_here(kind, &words, self.received_us) {
             Ok(reply) => self.answer(kind, reply, is_silent),
             Err(Reason::Behind) => self.wait_for_replica(words, is_silent),
             Err(reason) => self.forward(kind, words, is_silent, reason),
@@ -118,6 +118,10 @@ impl Connection {
             // The sidecar has authenticated; an application with a password keeps working.
             Kind::Auth => Some(Frame::OK),
             Kind::Reset => Some(Frame::Simple("RESET".into())),
+            Kind::Level if !is_in_transaction && !self.queue.chooses_level() => {
+                let level = self.level()?;
+                Some(Frame::bulk(level.name()))
+            }
             Kind::OwnInfo if !is_in_transaction => Some(Frame::verbatim(
                 self.shared.metrics.info(&self.shared.members, self.shared.replica.as_deref()),
             )),

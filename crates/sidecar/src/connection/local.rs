@@ -10,10 +10,11 @@ use helios_service::idle::until;
 use tokio::sync::watch;
 
 use super::Connection;
-use crate::queue::Entry;
+use crate::level::Level;
+use crate::queue::{Entry, protocol};
 use crate::replica::gate::Observation;
-use crate::replica::{Reason, Replica};
-use crate::request::{Kind, POSITION, Setting};
+use crate::replica::{Asked, Reason, Replica};
+use crate::request::{Kind, POSITION};
 use crate::session::Transaction;
 
 /// Time for which a read waits for the replica to have what the application has observed.
@@ -23,6 +24,7 @@ const BEHIND_LIMIT: Duration = Duration::from_millis(20);
 pub struct Waiting {
     words: Vec<Bytes>,
     is_silent: bool,
+    received_us: u64,
     deadline: Instant,
     progress: watch::Receiver<()>,
 }
@@ -65,27 +67,51 @@ impl Connection {
     ///
     /// # Errors
     /// A member has to answer the request.
-    pub(super) fn read_here(&self, kind: Kind, words: &[Bytes]) -> Result<Frame, Reason> {
-        let Some(replica) = &self.shared.replica else { return Err(Reason::ProxyMode) };
+    pub(super) fn read_here(
+        &mut self,
+        kind: Kind,
+        words: &[Bytes],
+        received_us: u64,
+    ) -> Result<Frame, Reason> {
+        let is_plain = self.session.transaction == Transaction::None
+            && self.session.subscriptions == 0
+            && self.queue.is_answered();
+        let level = self.level().filter(|_| is_plain);
+        let Some(Observed { replica, observation, .. }) = &mut self.observed else {
+            return Err(Reason::ProxyMode);
+        };
         if kind != Kind::Read {
             return Err(Reason::Command);
         }
-        let session = &self.session;
-        let is_plain = session.transaction == Transaction::None
-            && session.subscriptions == 0
-            && !session.settings.contains_key(&Setting::Freshness)
-            && self.queue.is_answered();
-        if !is_plain {
-            return Err(Reason::Connection);
-        }
-        replica.read(words, replica.gate.now_us())
+        let asked =
+            Asked { level: level.ok_or(Reason::Connection)?, now_us: replica.gate.now_us(), received_us };
+        replica.read(words, asked, observation).or_else(|reason| {
+            let has_contact = !self.shared.members.patience().is_zero();
+            replica.read_offline(words, asked, has_contact, observation).ok_or(reason)
+        })
+    }
+
+    /// Returns what reads see in Replica mode; `None`: only members know it.
+    pub(super) fn level(&self) -> Option<Level> {
+        self.session.level(self.observed.as_ref()?.replica.rules.level)
+    }
+
+    /// Answers the reads that no member has answered, as far as they are answered in a cut.
+    pub(super) fn read_offline(&mut self) {
+        let Some(level) = self.level().filter(|_| self.session.subscriptions == 0) else { return };
+        let Some(Observed { replica, observation, .. }) = &mut self.observed else { return };
+        let asked = Asked { level, now_us: replica.gate.now_us(), received_us: self.received_us };
+        let has_contact = !self.shared.members.patience().is_zero();
+        let read = |words: &[Bytes]| replica.read_offline(words, asked, has_contact, observation);
+        self.queue.answer_unanswered(protocol(&self.session), read);
     }
 
     pub(super) fn wait_for_replica(&mut self, words: Vec<Bytes>, is_silent: bool) {
         let Some(observed) = &self.observed else { return };
         // Words of a large chunk are kept for milliseconds only.
         let deadline = Instant::now() + BEHIND_LIMIT;
-        self.waiting = Some(Waiting { words, is_silent, deadline, progress: observed.replica.progress() });
+        let (received_us, progress) = (self.received_us, observed.replica.progress());
+        self.waiting = Some(Waiting { words, is_silent, received_us, deadline, progress });
         // It may have advanced before the receiver existed.
         self.settle_waiting();
     }
@@ -94,7 +120,7 @@ impl Connection {
     pub(super) fn settle_waiting(&mut self) -> bool {
         let Some(mut waiting) = self.waiting.take() else { return false };
         waiting.progress.mark_unchanged();
-        match self.read_here(Kind::Read, &waiting.words) {
+        match self.read_here(Kind::Read, &waiting.words, waiting.received_us) {
             Ok(reply) => self.answer(Kind::Read, reply, waiting.is_silent),
             Err(Reason::Behind) if Instant::now() < waiting.deadline => {
                 self.waiting = Some(waiting);
@@ -151,7 +177,7 @@ impl Connection {
         }
         observed.observation.begin();
         if !is_certain && matches!(head.kind, Kind::Write | Kind::Script | Kind::Exec) {
-            observed.replica.gate.unknown(observed.replica.gate.now_us());
+            observed.observation.unknown();
         }
     }
 

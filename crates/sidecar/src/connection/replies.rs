@@ -9,6 +9,7 @@ use helios_redis::frame::Frame;
 use helios_service::token;
 
 use super::{Connection, REFUSED_PAUSE};
+use crate::level::{LINEARIZABLE, is_session};
 use crate::queue::{Entry, Queue, State, is_refusal, protocol};
 use crate::reply::{Prelude, Scanner, prelude};
 use crate::request::Kind;
@@ -229,8 +230,13 @@ impl Connection {
             return;
         }
         for entry in self.queue.unsent() {
-            let mut end =
-                if entry.is_void { upstream.send(&["DISCARD"]) } else { upstream.send(&entry.words) };
+            let mut end = if entry.is_void {
+                upstream.send(&["DISCARD"])
+            } else if self.observed.is_some() && is_session(&entry.words) {
+                upstream.send(&LINEARIZABLE)
+            } else {
+                upstream.send(&entry.words)
+            };
             if entry.kind == Kind::Subscribe && !entry.in_transaction {
                 end = upstream.send(&["PING", &self.shared.fence]);
             }
@@ -261,6 +267,7 @@ impl Connection {
             self.upstream = None;
             self.retry_at = Some(Instant::now() + pause);
         } else {
+            self.read_offline();
             self.queue.deliver_refused();
             self.must_leave = true;
         }
@@ -271,12 +278,11 @@ impl Connection {
         let Some(upstream) = self.upstream.take() else { return Ok(()) };
         let is_cut = self.incoming.take().is_some_and(|incoming| incoming.forwarded > 0);
         let subscriptions = self.session.subscriptions;
-        if self.queue.has_sent() {
-            // What the member did is not known.
-            self.observe_unknown();
-        }
         self.observe_lost();
         let lost = self.queue.lose(upstream.written, &mut self.session);
+        if lost.unknown > 0 {
+            self.observe_unknown();
+        }
         self.must_ask_position();
         tracing::debug!(member = %upstream.member.address, reason, ?lost, "the connection to the member is lost");
         if !self.is_half_closed {

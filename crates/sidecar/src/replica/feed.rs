@@ -122,15 +122,17 @@ impl Feed {
                     return Err(End::Failed("the end of a snapshot without its begin".to_owned()));
                 };
                 loaded.advance(end.index);
-                replica.publish(loaded.store().clone(), origin.selection.clone(), &origin.cluster_id);
+                let (store, selection) = (loaded.store().clone(), origin.selection.clone());
+                replica.publish(store, selection, &origin.cluster_id, end.term);
                 (self.live, self.awaits_snapshot) = (Some(loaded), false);
             }
             Kind::Progress(progress) => {
                 // Before a snapshot, the index says nothing about the state that is served meanwhile.
-                if let (false, None, Some(live)) = (self.awaits_snapshot, &self.loading, &mut self.live)
-                    && progress.index > live.store().applied().index
-                {
-                    live.advance(progress.index);
+                if let (false, None, Some(live)) = (self.awaits_snapshot, &self.loading, &mut self.live) {
+                    if progress.index > live.store().applied().index {
+                        live.advance(progress.index);
+                    }
+                    replica.at_term(progress.term);
                 }
                 replica.heard(progress.now_ms);
             }

@@ -3,13 +3,13 @@
 
 use std::sync::Arc;
 
-use helios_history::{Answer, History, Op as Asked, Value, check};
+use helios_history::{Answer, History, Op as Invoked, Value, check};
 use helios_proto::v1::follow_response::Kind;
 use helios_proto::v1::{
     Changes, Command, FollowHello, FollowProgress, GoTo, Record, Records, Set, SnapshotEnd, SnapshotPart,
     command::Op,
 };
-use helios_state::{Cursor, Selection};
+use helios_state::{Applied, Cursor, Selection};
 use prost::Message as _;
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
@@ -19,11 +19,18 @@ use super::gate::Observation;
 use super::*;
 use crate::request::words;
 
+mod levels;
+
 const CLUSTER: &str = "demo";
 const MEMBERS: usize = 3;
 const CLIENTS: usize = 3;
 const KEYS: [&str; 2] = ["a:1", "a:2"];
-const MAX_STALENESS: Duration = Duration::from_secs(3_600);
+const RULES: Rules = Rules {
+    max_staleness: Duration::from_secs(3_600),
+    cut_off_after: Duration::from_secs(3),
+    level: Level::Session,
+    offline: Offline::ServeStale,
+};
 
 /// A rule that is left out.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -47,29 +54,59 @@ fn encoded(is_cleared: bool, records: impl IntoIterator<Item = (Bytes, Option<By
     Records { is_cleared, records }.encode_to_vec().into()
 }
 
-fn hello(incarnation: u64, continues: bool, prefix: &'static str) -> Kind {
+fn hello(cluster: &str, incarnation: u64, continues: bool, prefix: &'static str) -> Kind {
     let prefixes = vec![Bytes::from_static(prefix.as_bytes())];
-    let (cluster_id, member) = (CLUSTER.to_owned(), "m".to_owned());
+    let (cluster_id, member) = (cluster.to_owned(), "m".to_owned());
     Kind::Hello(FollowHello { cluster_id, incarnation, member, format: 1, continues, prefixes })
 }
 
 /// The members' states, and the stream from one of them.
 struct Cluster {
-    log: Vec<Command>,
+    /// Each entry with its term.
+    log: Vec<(u64, Command)>,
     members: Vec<Store>,
     followed: usize,
+    /// The state of the followed member of a lost history, until another one is followed.
+    lost: Option<Store>,
+    /// The present history: cluster, incarnation, and term.
+    origin: (&'static str, u64, u64),
+    /// Whether members send terms to followers.
+    sends_terms: bool,
+    /// Whether the sidecar does not notice another incarnation.
+    keeps_store: bool,
     feed: Feed,
     replica: Arc<Replica>,
 }
 
 impl Cluster {
     fn new(limit_bytes: u64) -> Self {
-        let members: Vec<_> = (0..MEMBERS).map(|_| Store::in_memory()).collect();
-        for member in &members {
+        let (feed, replica) = (Feed::new(limit_bytes), Arc::new(Replica::new(RULES)));
+        let (log, members) = (Vec::new(), Self::blank());
+        let (followed, lost, sends_terms, keeps_store) = (0, None, true, false);
+        let origin = (CLUSTER, 1, 1);
+        Self { log, members, followed, lost, origin, sends_terms, keeps_store, feed, replica }
+    }
+
+    fn blank() -> Vec<Store> {
+        let blank = |_| {
+            let member = Store::in_memory();
             member.record_elements(true);
-        }
-        let (feed, replica) = (Feed::new(limit_bytes), Arc::new(Replica::new(MAX_STALENESS)));
-        Self { log: Vec::new(), members, followed: 0, feed, replica }
+            member
+        };
+        (0..MEMBERS).map(blank).collect()
+    }
+
+    /// Loses the entries after those that `survivor` has applied, and all members but it; or restores a backup with these
+    /// entries as another cluster.
+    fn begin_again(&mut self, survivor: usize, is_restore: bool) {
+        self.lost = Some(self.members[self.followed].clone());
+        self.log.truncate(usize::try_from(self.members[survivor].applied().index).unwrap());
+        let (cluster, incarnation, term) = self.origin;
+        self.origin = if is_restore { ("restored", 1, 1) } else { (cluster, incarnation + 1, term + 1) };
+        self.members = Self::blank();
+        // A leader reads once an entry of its term is committed.
+        self.write("b:1", "");
+        (0..MEMBERS).for_each(|member| self.advance(member, self.index()));
     }
 
     fn index(&self) -> u64 {
@@ -77,14 +114,15 @@ impl Cluster {
     }
 
     fn write(&mut self, key: &str, value: &str) {
-        self.log.push(set(key, value));
+        self.log.push((self.origin.2, set(key, value)));
     }
 
     fn advance(&self, member: usize, entries: u64) {
         let store = &self.members[member];
         let end = (store.applied().index + entries).min(self.index());
         for index in store.applied().index + 1..=end {
-            store.apply(index, 1, &self.log[index as usize - 1]);
+            let (term, command) = &self.log[index as usize - 1];
+            store.apply(index, *term, command);
         }
     }
 
@@ -94,22 +132,31 @@ impl Cluster {
 
     /// Follows another member: continues there, or begins with its snapshot.
     fn follow(&mut self, member: usize, needs_snapshot: bool) {
-        self.followed = member;
+        (self.followed, self.lost) = (member, None);
         self.feed.end(&self.replica);
-        let continues = self.feed.request(&[], false).after.is_some() && !needs_snapshot;
-        self.receive(hello(1, continues, "a:"));
+        let (cluster, incarnation, _) = self.origin;
+        let incarnation = if self.keeps_store { 1 } else { incarnation };
+        let request = self.feed.request(&[], false);
+        let is_known = request.after.is_some_and(|after| after.cluster_id == cluster);
+        let continues = is_known && request.incarnation == incarnation && !needs_snapshot;
+        self.receive(hello(cluster, incarnation, continues, "a:"));
         if continues {
             return;
         }
         let pages = self.members[member].pairs(&selection(), Cursor::default(), usize::MAX).unwrap();
         let records = encoded(false, pages.pairs.into_iter().map(|(key, value)| (key, Some(value))));
         self.receive(Kind::SnapshotPart(SnapshotPart { is_first: true, records }));
-        self.receive(Kind::SnapshotEnd(SnapshotEnd { index: pages.index }));
+        let term = self.term_of(&self.members[member]);
+        self.receive(Kind::SnapshotEnd(SnapshotEnd { index: pages.index, term }));
+    }
+
+    fn term_of(&self, store: &Store) -> u64 {
+        if self.sends_terms { store.applied().term.max(1) } else { 0 }
     }
 
     fn stream(&mut self) {
         let position = self.replica.size().0;
-        let store = self.members[self.followed].clone();
+        let store = self.lost.as_ref().unwrap_or(&self.members[self.followed]).clone();
         if position < store.applied().index {
             let effects = store.effects_after(position, &selection()).unwrap();
             let records = encoded(effects.is_cleared, effects.records);
@@ -120,11 +167,18 @@ impl Cluster {
                 records,
             }));
         }
-        self.receive(Kind::Progress(FollowProgress { index: position, fresh_age_ms: None, now_ms: 5 }));
+        let Applied { index, term: _ } = store.applied();
+        let term = self.term_of(&store);
+        self.receive(Kind::Progress(FollowProgress { index, fresh_age_ms: None, now_ms: 5, term }));
+    }
+
+    fn token(&self, index: u64) -> Token {
+        let entry = usize::try_from(index).ok().and_then(|index| self.log.get(index.checked_sub(1)?));
+        Token { cluster_id: self.origin.0.to_owned(), term: entry.map_or(0, |(term, _)| *term), index }
     }
 
     fn confirm(&self, at_us: u64, index: u64) {
-        self.replica.confirm(at_us, &Token { cluster_id: CLUSTER.to_owned(), term: 1, index });
+        self.replica.confirm(at_us, &self.token(index));
     }
 
     fn confirm_now(&self) {
@@ -132,7 +186,18 @@ impl Cluster {
     }
 
     fn read(&self, line: &str) -> Result<Frame, Reason> {
-        self.replica.read(&words(line), self.replica.gate.now_us())
+        self.replica.read(&words(line), self.asked(Level::Session), &mut self.observation())
+    }
+
+    /// Returns what a read sees that has just arrived.
+    fn asked(&self, level: Level) -> Asked {
+        let now_us = self.replica.gate.now_us();
+        Asked { level, now_us, received_us: now_us }
+    }
+
+    /// Returns the observations of a client that has observed nothing yet.
+    fn observation(&self) -> Observation {
+        Observation::new(Arc::clone(&self.replica.gate))
     }
 }
 
@@ -145,8 +210,7 @@ fn history_is_legal(seed: u64, bug: Bug) -> (bool, u64) {
     let mut rng = StdRng::seed_from_u64(seed);
     let mut cluster = Cluster::new(u64::MAX);
     cluster.follow(0, true);
-    let mut observations: Vec<_> =
-        (0..CLIENTS).map(|_| Observation::new(Arc::clone(&cluster.replica.gate))).collect();
+    let mut observations: Vec<_> = (0..CLIENTS).map(|_| cluster.observation()).collect();
     // The index that a client's observation ends with, once it is known.
     let mut positions = [None; CLIENTS];
     // A linearizable read that is not answered yet.
@@ -186,8 +250,11 @@ fn history_is_legal(seed: u64, bug: Bug) -> (bool, u64) {
                 let key = KEYS[rng.random_range(0..KEYS.len())];
                 let process = client as u64;
                 let is_read = rng.random_ratio(3, 4);
-                if is_read && let Ok(reply) = cluster.read(&format!("GET {key}")) {
-                    let id = history.invoke(process, key, Asked::Get, time);
+                let asked = cluster.asked(Level::Session);
+                let request = words(&format!("GET {key}"));
+                if is_read && let Ok(reply) = cluster.replica.read(&request, asked, &mut observations[client])
+                {
+                    let id = history.invoke(process, key, Invoked::Get, time);
                     let value = match reply {
                         Frame::Bulk(bytes) => Some(Value::Bytes(bytes.to_vec())),
                         Frame::Null => None,
@@ -202,11 +269,11 @@ fn history_is_legal(seed: u64, bug: Bug) -> (bool, u64) {
                         cluster.advance(2, u64::MAX / 2);
                         cluster.members[2].get(key.as_bytes(), 0).unwrap()
                     };
-                    let id = history.invoke(process, key, Asked::Get, time);
+                    let id = history.invoke(process, key, Invoked::Get, time);
                     let value = found.map(|value| Value::Bytes(value.data.to_vec()));
                     history.ok(id, Answer::Value(value), time + 1);
                 } else {
-                    let id = history.invoke(process, key, Asked::Set(Value::from(step)), time);
+                    let id = history.invoke(process, key, Invoked::Set(Value::from(step)), time);
                     cluster.write(key, &step.to_string());
                     if rng.random_ratio(1, 8) {
                         // The write took effect, and its reply is lost. The client looks whether it did.
@@ -264,8 +331,55 @@ fn state_of_a_member_that_is_behind_is_not_read_until_it_has_all_that_was_read_b
     cluster.stream();
     assert_eq!(cluster.read("GET a:1"), Ok(Frame::Bulk("3".into())));
     assert_eq!(cluster.read("GET b:1"), Err(Reason::Command), "another prefix");
-    let late = at_us + u64::try_from(MAX_STALENESS.as_micros()).unwrap() + 1_000_000;
-    assert_eq!(cluster.replica.read(&words("GET a:1"), late), Err(Reason::Stale));
+    let late = at_us + u64::try_from(RULES.max_staleness.as_micros()).unwrap() + 1_000_000;
+    let late = Asked { now_us: late, ..cluster.asked(Level::Session) };
+    let found = cluster.replica.read(&words("GET a:1"), late, &mut cluster.observation());
+    assert_eq!(found, Err(Reason::Stale));
+}
+
+#[test]
+fn without_an_answer_of_any_member_a_client_reads_old_state_unless_it_has_observed_more() {
+    let mut cluster = Cluster::new(u64::MAX);
+    cluster.write("a:1", "1");
+    cluster.advance(0, 1);
+    cluster.follow(0, true);
+    cluster.stream();
+    cluster.confirm_now();
+    cluster.replica.answered();
+    let late_us = |after: Duration| cluster.replica.gate.now_us() + u64::try_from(after.as_micros()).unwrap();
+    let age = RULES.max_staleness + Duration::from_secs(1);
+    let offline = |line: &str, after, has_contact, observation: &mut Observation| {
+        let asked = Asked { now_us: late_us(after), ..cluster.asked(Level::Session) };
+        let explicit = Asked { level: Level::Stale(Some(RULES.max_staleness)), ..asked };
+        let found = cluster.replica.read_offline(&words(line), explicit, has_contact, observation);
+        assert_eq!(found, None, "the limit of a connection is kept");
+        cluster.replica.read_offline(&words(line), asked, has_contact, observation)
+    };
+    let value = Some(Frame::Bulk("1".into()));
+    let [mut reader, mut writer, mut unlucky] = [(); 3].map(|()| cluster.observation());
+
+    // Members that answer without a quorum: all have to be asked first, and for as long as for a cut.
+    assert_eq!(offline("GET a:1", age, true, &mut reader), None);
+    assert_eq!(offline("GET a:1", age, false, &mut reader), value);
+    cluster.replica.has_asked_all();
+    assert_eq!(offline("GET a:1", RULES.cut_off_after / 2, true, &mut reader), None);
+    assert_eq!(offline("GET a:1", age, true, &mut reader), value);
+    assert_eq!(offline("GET b:1", age, true, &mut reader), None, "another prefix");
+    cluster.replica.answered();
+    assert_eq!(offline("GET a:1", age, true, &mut reader), None);
+
+    // The session of a cut is the connection.
+    writer.begin();
+    assert_eq!(offline("GET a:1", age, false, &mut writer), None, "the index of the write is not known");
+    writer.end(Some(2));
+    assert_eq!(offline("GET a:1", age, false, &mut writer), None, "the write is not in the state");
+    unlucky.unknown();
+    assert_eq!(offline("GET a:1", age, false, &mut unlucky), None, "the write may have taken effect");
+    assert_eq!(offline("GET a:1", age, false, &mut reader), value);
+    assert_eq!((cluster.replica.stale_reads.get(), cluster.replica.reads.get()), (3, 0));
+
+    let refusing = Replica::new(Rules { offline: Offline::Refuse, ..RULES });
+    assert!(!refusing.serves_stale(u64::MAX, false) && !Replica::new(RULES).serves_stale(u64::MAX, false));
 }
 
 #[test]
@@ -277,8 +391,8 @@ fn old_state_is_served_while_a_snapshot_is_loaded_and_a_cut_snapshot_is_no_state
     cluster.stream();
     cluster.confirm_now();
     let part = |is_first| Kind::SnapshotPart(SnapshotPart { is_first, records: encoded(false, []) });
-    cluster.receive(hello(1, false, "a:"));
-    cluster.receive(Kind::Progress(FollowProgress { index: 9, fresh_age_ms: None, now_ms: 5 }));
+    cluster.receive(hello(CLUSTER, 1, false, "a:"));
+    cluster.receive(Kind::Progress(FollowProgress { index: 9, fresh_age_ms: None, now_ms: 5, term: 1 }));
     assert_eq!(cluster.replica.size().0, 1, "the index of the snapshot is not that of the old state");
     let early = Changes { from: 1, through: 9, now_ms: 5, records: encoded(false, []) };
     assert!(matches!(cluster.feed.receive(Kind::Changes(early), &cluster.replica), Err(End::Failed(_))));
@@ -306,7 +420,7 @@ fn state_of_another_history_or_of_other_keys_is_dropped() {
         cluster.stream();
         cluster.confirm_now();
         assert!(cluster.read("GET a:1").is_ok());
-        let begun = cluster.feed.receive(hello(incarnation, true, prefix), &cluster.replica);
+        let begun = cluster.feed.receive(hello(CLUSTER, incarnation, true, prefix), &cluster.replica);
         assert!(matches!(begun, Err(End::Failed(_))), "a snapshot is needed");
         assert_eq!(cluster.read("GET a:1"), Err(Reason::NoState));
         assert_eq!(cluster.feed.request(&[], false).after, None);

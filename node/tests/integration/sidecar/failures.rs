@@ -8,7 +8,7 @@ use super::{Limited, Sidecar, addresses};
 use crate::common::{Clients, Cluster, Load, connect, eventually};
 
 /// Returns the index of the member that the connections of the sidecar are at.
-async fn used(sidecar: &Sidecar, cluster: &Cluster) -> usize {
+pub async fn used(sidecar: &Sidecar, cluster: &Cluster) -> usize {
     eventually("the sidecar names its member", async || {
         let mut client = connect(sidecar.port(), Duration::from_secs(5)).await.ok()?;
         let info: String = redis::cmd("INFO").arg("sidecar").query_async(&mut client).await.ok()?;

@@ -1,6 +1,7 @@
 //! `heliosd sidecar` as a process, before real members, with the clients of an application.
 
 mod failures;
+mod levels;
 mod protocol;
 mod replica;
 mod secrets;

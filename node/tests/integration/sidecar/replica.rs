@@ -33,7 +33,7 @@ const LOCAL: [&str; 16] = [
 /// Requests of each command, with random words.
 const REQUESTS: usize = 12;
 
-async fn replica(cluster: &Cluster, arguments: &[&str]) -> Sidecar {
+pub async fn replica(cluster: &Cluster, arguments: &[&str]) -> Sidecar {
     let sidecar = started(cluster, arguments);
     sidecar.wait_ready().await;
     eventually("the replica follows", async || {
@@ -52,17 +52,21 @@ fn started(cluster: &Cluster, arguments: &[&str]) -> Sidecar {
     Sidecar::started(&addresses(cluster), &[&given, arguments].concat())
 }
 
-async fn info(sidecar: &Sidecar) -> Option<String> {
+pub async fn info(sidecar: &Sidecar) -> Option<String> {
     let mut client = connect(sidecar.port(), LIMIT).await.ok()?;
     redis::cmd("INFO").arg("sidecar").query_async(&mut client).await.ok()
 }
 
-async fn local_reads(sidecar: &Sidecar) -> u64 {
+pub async fn local_reads(sidecar: &Sidecar) -> u64 {
     sidecar.metric("local_reads_total").await
 }
 
 /// Reads `key` until a read was answered by the replica; returns its value.
-async fn read_locally(sidecar: &Sidecar, client: &mut MultiplexedConnection, key: &str) -> Option<String> {
+pub async fn read_locally(
+    sidecar: &Sidecar,
+    client: &mut MultiplexedConnection,
+    key: &str,
+) -> Option<String> {
     eventually("a local read", async || {
         let before = local_reads(sidecar).await;
         let found: Option<String> = client.get(key).await.ok()?;
@@ -114,9 +118,9 @@ async fn every_connection_sees_the_writes_of_all_at_once_and_reads_are_local() {
     subscriber.until("app:k\r\n").await;
     assert_eq!(reader.get::<_, String>("app:k").await.unwrap(), "f");
 
-    // A level that the connection asks for is the members'.
+    // Only the leader has the lease.
     let before = local_reads(&sidecar).await;
-    raw.ask("HELIOS.READ LINEARIZABLE", "OK\r\n").await;
+    raw.ask("HELIOS.READ LEASE", "OK\r\n").await;
     for _ in 0..5 {
         assert_eq!(raw.ask("GET app:k", "f\r\n").await, "$1\r\nf\r\n");
     }
