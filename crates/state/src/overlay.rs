@@ -213,6 +213,11 @@ impl Overlay {
     pub fn bytes(&self) -> usize {
         self.bytes
     }
+
+    /// Whether it changes nothing of the layers below.
+    pub fn is_blank(&self) -> bool {
+        self.bytes == 0 && !self.is_cleared()
+    }
 }
 
 // A poisoned lock is harmless: the process ends after a panic of its writer.

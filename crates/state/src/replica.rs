@@ -4,11 +4,12 @@
 //! Records have neither the expiry index nor the number of keys; both are rebuilt here.
 
 use std::collections::BTreeSet;
+use std::sync::Arc;
 
 use bytes::Bytes;
 
 use super::Applied;
-use super::engines::EngineError;
+use super::engines::{Backend, EngineError};
 use super::error::StateError;
 use super::shared::State;
 use super::store::Store;
@@ -57,7 +58,12 @@ impl Replica {
         records: &[(Bytes, Option<Bytes>)],
         through: Option<u64>,
     ) -> Result<(), StateError> {
-        let published = &self.store.inner.published;
+        let inner = &self.store.inner;
+        let engine = match &inner.image().backend {
+            Backend::InPlace(engine) => Some(Arc::clone(engine)),
+            Backend::Runs(_) => None,
+        };
+        let published = &inner.published;
         let writer = published.writer();
         let state = published.peek(State::clone);
         let mut step = Step::new(state.view(), state.meta.key_count, self.bytes);
@@ -67,7 +73,14 @@ impl Replica {
         step.apply(records).map_err(|source| StateError::Engine { doing: "apply a record", source })?;
         let Step { writes, key_count, bytes, .. } = step;
         let mut next = State { active: state.active.next(), ..state.clone() };
-        next.active.absorb(writes);
+        // Nobody reads between the pages of a snapshot, so that they need no overlay, which takes more memory.
+        match engine.filter(|_| through.is_none() && !is_cleared && state.active.is_blank()) {
+            Some(engine) => {
+                let writes: Vec<_> = writes.into_slots().collect();
+                engine.write(&writes).map_err(StateError::engine("write"))?;
+            }
+            None => next.active.absorb(writes),
+        }
         next.meta.key_count = key_count;
         if let Some(index) = through {
             next.meta.applied = Applied { index, ..next.meta.applied };
