@@ -9,7 +9,9 @@
 //! Two rules complete pages and effects:
 //! - The follower removes the elements of a collection when its header is removed or replaced, unless the same page or
 //!   effects have another header with its id: a renamed key keeps it.
-//! - The effects of a rename have all elements: the follower may not have had the old key, or no page of it yet.
+//! - The effects of a rename have all elements: the follower may not have had the old key, or no page of it yet. They begin
+//!   with it: else a collection that was renamed to a key that is not selected, and back, would keep an element that was
+//!   removed meanwhile.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::Ordering;
@@ -78,7 +80,9 @@ impl Selection {
 #[derive(Debug, Default)]
 pub(super) struct Elements {
     slots: Vec<(Bytes, Slot)>,
-    /// Keys that got a collection of another key with too many elements to keep.
+    /// Keys that got a collection of another key.
+    renamed: Vec<Bytes>,
+    /// Those of them whose collection has too many elements to keep.
     unkept: Vec<Bytes>,
     pub bytes: usize,
 }
@@ -120,6 +124,7 @@ impl Elements {
         if held.as_deref().and_then(value::encoded_elements_id) == Some(id) {
             return Ok(());
         }
+        self.renamed.push(key.clone());
         let start = value::element_prefix(id);
         for pair in before.range(&start, Some(&value::first_after(&start))) {
             let (raw, data) = pair?;
@@ -267,7 +272,11 @@ impl Store {
     pub fn effects_after(&self, index: u64, selection: &Selection) -> Result<Effects, Lost> {
         let page = self.inner.history.after_with_elements(index)?;
         let mut effects = Effects { through: page.through, is_last: page.is_last, ..Effects::default() };
-        for changed in &page.entries {
+        for (number, changed) in page.entries.iter().enumerate() {
+            if number > 0 && changed.elements.renamed.iter().any(|key| selection.contains_raw(key)) {
+                (effects.through, effects.is_last) = (changed.revision - 1, false);
+                break;
+            }
             effects.absorb(changed, selection)?;
         }
         effects.drop_garbage();
