@@ -17,8 +17,8 @@ const IMAGE: &str = "heliosd:0.1.0";
 const REPLICA: SidecarSettings = SidecarSettings::Replica {
     memory_mib: 32,
     max_staleness_ms: 1_000,
-    reads: SidecarReads::Any,
-    offline: SidecarOffline::ServeStale,
+    reads: SidecarReads::Session,
+    offline: SidecarOffline::Refuse,
 };
 
 fn kustomize(dir: &Path) -> Vec<Value> {
@@ -118,7 +118,9 @@ fn workloads_with_the_label_have_the_sidecar_of_the_webhook_and_others_none() {
     for workload in &before {
         let changed = &after[&name(workload)];
         let settings = match workload["metadata"]["labels"][INJECT_LABEL].as_str() {
-            Some("orders") => Some(("orders", REPLICA)),
+            Some("orders") => {
+                Some(("orders", REPLICA.reading(SidecarReads::Any, SidecarOffline::ServeStale)))
+            }
             Some(client) => Some((client, SidecarSettings::Proxy)),
             None => None,
         };
