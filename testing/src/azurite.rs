@@ -33,11 +33,7 @@ impl Azurite {
     /// # Panics
     /// If the program is missing and may not be skipped, or does not start.
     pub fn start() -> Option<Self> {
-        let program = crate::cache().map(|cache| cache.join(PROGRAM)).filter(|path| path.exists());
-        let Some(program) = program else {
-            crate::skip_or_fail("azurite", "`make test` installs it");
-            return None;
-        };
+        let program = crate::installed("azurite", PROGRAM)?;
         let directory = tempfile::tempdir().expect("a directory");
         let [port] = crate::free_ports(0);
         let log = File::create(directory.path().join("log")).expect("a file");
@@ -73,9 +69,11 @@ impl Azurite {
                 return;
             }
             let ended = self.process.try_wait().expect("it is a child");
-            let log = fs::read_to_string(self.directory.path().join("log")).unwrap_or_default();
-            let may_come = ended.is_none() && began.elapsed() < DEADLINE;
-            assert!(may_come, "the container is not created: {answer:?} {ended:?}\n{log}");
+            assert!(
+                ended.is_none() && began.elapsed() < DEADLINE,
+                "the container is not created: {answer:?} {ended:?}\n{}",
+                fs::read_to_string(self.directory.path().join("log")).unwrap_or_default()
+            );
             std::thread::sleep(Duration::from_millis(100));
         }
     }

@@ -76,6 +76,18 @@ fn free_ports<const N: usize>(second: u16) -> [u16; N] {
     [(); N].map(|()| free.next().expect("a free port"))
 }
 
+/// Returns the path of a program below [`cache`] that scripts/tools.sh installs; `None` if it is missing and may be skipped.
+///
+/// # Panics
+/// If the program is missing and may not be skipped.
+pub fn installed(tool: &str, program: &str) -> Option<PathBuf> {
+    let path = cache().map(|cache| cache.join(program)).filter(|path| path.exists());
+    if path.is_none() {
+        skip_or_fail(tool, "`make test` installs it");
+    }
+    path
+}
+
 /// Returns the directory where scripts/test.sh keeps tools that it builds or unpacks.
 pub fn cache() -> Option<PathBuf> {
     let cache = std::env::var_os("XDG_CACHE_HOME").map(PathBuf::from);

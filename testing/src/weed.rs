@@ -27,11 +27,7 @@ impl Weed {
     /// # Panics
     /// If the program is missing and may not be skipped, or does not start.
     pub fn start() -> Option<Self> {
-        let program = crate::cache().map(|cache| cache.join(PROGRAM)).filter(|path| path.exists());
-        let Some(program) = program else {
-            crate::skip_or_fail("weed", "`make test` installs it");
-            return None;
-        };
+        let program = crate::installed("weed", PROGRAM)?;
         let directory = tempfile::tempdir().expect("a directory");
         let identities = format!(
             r#"{{"identities": [{{"name": "admin", "actions": ["Admin", "Read", "Write", "List"],
